@@ -1,0 +1,148 @@
+"""Checked input: images, labels and ids as every backend takes them, and images gathered into blocks."""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgstore.errors import InvalidArgumentError, UnsupportedImageError
+
+Array = NDArray[Any]
+Labels = NDArray[np.int64]
+Form = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype
+Refusal = Callable[[tuple[int, ...], np.dtype[Any]], str | None]
+
+_INT64 = range(-(2**63), 2**63)
+_BLOCK_BYTES = 1 << 20
+_BYTES_BESIDE_PIXELS = 16  # a label and a checksum for each image
+_DTYPE = re.compile(r"[<|][biufc]\d{1,2}")
+
+
+class Block(NamedTuple):
+    """Consecutive images of one form: ids `first` to `first + len(images) - 1`."""
+
+    first: int
+    images: Array  # (k, H, W[, C]), C-contiguous, native byte order
+    labels: Labels  # (k,)
+
+
+def checked_integer(value: object, name: str, lowest: int = _INT64[0]) -> int:
+    """`value` as an int from `lowest` to 2**63 - 1, else InvalidArgumentError."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidArgumentError(name, f"{value!r} is not an integer") from None
+    if not lowest <= number <= _INT64[-1]:
+        raise InvalidArgumentError(name, f"{number} is not from {lowest} to {_INT64[-1]}")
+    return number
+
+
+def checked_integers(values: object, name: str) -> Labels:
+    """`values` as int64 `(N,)`, else InvalidArgumentError."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgumentError(name, f"is not a sequence of integers: {error}") from None
+    if array.shape == (0,):
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or int(array.max()) not in _INT64:
+        raise InvalidArgumentError(name, f"has shape {array.shape} and dtype {array.dtype}; give N int64 values")
+    return array.astype(np.int64)
+
+
+def checked_labels(labels: Sized) -> Labels:
+    """`labels` as int64 `(N,)`, else InvalidArgumentError."""
+    if not hasattr(labels, "__len__"):
+        raise InvalidArgumentError("labels", "has no length, which gives N; give a list or an array")
+    return checked_integers(labels, "labels")
+
+
+def checked_image(image: object, image_id: int, refusal: Refusal) -> Array:
+    """`image` as it came, or UnsupportedImageError: it is no image, or the backend's `refusal` says why not."""
+    if not isinstance(image, np.ndarray):
+        why: str | None = f"is a {type(image).__name__}, not a NumPy array; convert it with numpy.asarray"
+    elif image.ndim not in (2, 3) or image.size == 0:
+        why = f"has shape {image.shape}; an image is (H, W) or (H, W, C), and none of them is 0"
+    elif image.dtype.kind not in "biufc":
+        why = f"has dtype {image.dtype}; only numbers and bool can be stored"
+    else:
+        why = refusal(image.shape, image.dtype)
+    if why:
+        raise UnsupportedImageError(image_id, why)
+    assert isinstance(image, np.ndarray)
+    return image
+
+
+def blocks(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterator[Block]:
+    """Images 0 to N - 1 in blocks of about 1 MiB. An `(N, H, W[, C])` array is sliced, not copied.
+
+    Raises UnsupportedImageError, and InvalidArgumentError when the images are not as many as the labels.
+    """
+    if not isinstance(images, Iterable):
+        raise InvalidArgumentError("images", "give an (N, H, W[, C]) array, a sequence or an iterator of images")
+    if isinstance(images, np.ndarray) and images.ndim and len(images):
+        return _sliced(images, labels, refusal)
+    return _gathered(images, labels, refusal)
+
+
+def image_bytes(form: Form) -> int:
+    """Bytes of pixels; in Python's integers, so that no forged shape overflows."""
+    size = form[1].itemsize
+    for length in form[0]:
+        size *= int(length)
+    return size
+
+
+def form_of(shape: object, dtype: object) -> Form | None:
+    """Shape and dtype as a store recorded them, or None where no image can have them."""
+    if not isinstance(shape, (list, tuple)) or not isinstance(dtype, str) or len(shape) not in (2, 3):
+        return None
+    if not _DTYPE.fullmatch(dtype) or not all(type(length) is int and 0 < length < 2**48 for length in shape):
+        return None
+    try:
+        return tuple(shape), np.dtype(dtype)
+    except TypeError:
+        return None
+
+
+def _images_per_block(form: Form) -> int:
+    return max(1, _BLOCK_BYTES // (image_bytes(form) + _BYTES_BESIDE_PIXELS))
+
+
+def _sliced(images: Array, labels: Labels, refusal: Refusal) -> Iterator[Block]:
+    if len(images) != len(labels):
+        raise _mismatch(len(images), labels)
+    checked_image(images[0], 0, refusal)
+    native = images.dtype.newbyteorder("=")
+    step = _images_per_block((images.shape[1:], native))
+    for first in range(0, len(images), step):
+        part = slice(first, first + step)
+        yield Block(first, np.ascontiguousarray(images[part], native), labels[part])
+
+
+def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterator[Block]:
+    form, buffer, first, seen = None, np.empty(0), 0, 0
+    for image in images:
+        if seen == len(labels):
+            raise _mismatch(f"more than {seen}", labels)
+        if not isinstance(image, np.ndarray) or form != (image.shape, image.dtype) or seen - first == len(buffer):
+            checked_image(image, seen, refusal)
+            if seen > first:
+                yield Block(first, buffer[: seen - first], labels[first:seen])
+            form = image.shape, image.dtype
+            step = min(_images_per_block(form), len(labels) - seen)
+            # a new buffer each time: a backend may still be at work on the last one
+            buffer, first = np.empty((step, *image.shape), image.dtype.newbyteorder("=")), seen
+        buffer[seen - first] = image  # copied at once: a generator may use its array again
+        seen += 1
+    if seen != len(labels):
+        raise _mismatch(seen, labels)
+    if seen > first:
+        yield Block(first, buffer[: seen - first], labels[first:])
+
+
+def _mismatch(images: int | str, labels: Labels) -> InvalidArgumentError:
+    return InvalidArgumentError("labels", f"there are {len(labels)} labels for {images} images; give one for each")

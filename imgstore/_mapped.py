@@ -1,0 +1,79 @@
+"""What lmdb and hdf5 share: blocks of images that are read where they lie in a memory map."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
+from imgstore._images import Array, Block, Form, Labels
+from imgstore._store import Allocate, Many, Pair
+from imgstore.errors import CorruptStoreError
+
+
+class View(NamedTuple):
+    """A block in the map, and the checksums stored beside it."""
+
+    block: Block
+    checksums: Checksums  # (k,)
+    checksum: int  # of the block
+
+
+class Mapped(Many):
+    """A file of blocks. `first` is the id of its first image."""
+
+    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool) -> None:
+        self.path, self.first, self.count, self.form, self.verify = path, first, count, form, verify
+
+    @abstractmethod
+    def view(self, image_id: int) -> View:
+        """Consecutive images that hold this one; their own bounds are checked."""
+
+    @abstractmethod
+    def block(self, first: int) -> View:
+        """The block that begins with this id."""
+
+    def read(self, image_id: int) -> Pair:
+        (first, images, labels), checksums, _ = self.view(image_id)
+        row = image_id - first
+        image, label = images[row].copy(), int(labels[row])
+        if self.verify and image_checksum(image, image_id, label) != checksums[row]:
+            raise self.fault("does not match its checksum", image_id)
+        return image, label
+
+    def gather(self, ids: Labels, images: Array, labels: Labels) -> None:
+        checksums = np.empty(len(ids), np.uint64)
+        for row, image_id in enumerate(ids.tolist()):
+            (first, block_images, block_labels), block_checksums, _ = self.view(image_id)
+            source = image_id - first
+            images[row], labels[row] = block_images[source], block_labels[source]
+            checksums[row] = block_checksums[source]
+        self.check(ids, images, labels, checksums)
+
+    def check(self, ids: Labels, images: Array, labels: Labels, checksums: Checksums) -> None:
+        """Raise CorruptStoreError for the first image that does not match its checksum, unless verify is off."""
+        if self.verify:
+            for image_id in ids[image_checksums(images, ids, labels) != checksums]:
+                raise self.fault("does not match its checksum", int(image_id))
+
+    def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
+        first = self.first
+        while first < self.first + self.count:
+            (_, images, labels), checksums, checksum = self.block(first)
+            read = Block(first, allocate(first, len(images), (images.shape[1:], images.dtype)), labels.copy())
+            np.copyto(read.images, images)
+            if self.verify and block_checksum(read, checksums) != checksum:
+                raise self.fault(f"the block of {len(images)} images does not match its checksum", first)
+            yield read
+            first += len(images)
+
+    def fault(self, message: str, image_id: int) -> CorruptStoreError:
+        return CorruptStoreError(self.path, message, image_id)
+
+
+def checksums_of(block: Block) -> tuple[Checksums, int]:
+    """The checksums to store beside a block: of each image, and its own."""
+    ids = np.arange(block.first, block.first + len(block.labels))
+    checksums = image_checksums(block.images, ids, block.labels)
+    return checksums, block_checksum(block, checksums)

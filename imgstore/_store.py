@@ -1,0 +1,358 @@
+"""The verbs of the contract, written once over what a backend knows of its format."""
+
+import itertools
+import operator
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgstore._generations import (
+    Generation,
+    Root,
+    make_durable,
+    open_live,
+    replace_generation,
+    replace_single,
+    writing,
+)
+from imgstore._images import (
+    Array,
+    Block,
+    Form,
+    Labels,
+    blocks,
+    checked_image,
+    checked_integer,
+    checked_integers,
+    checked_labels,
+    form_of,
+)
+from imgstore.errors import (
+    CorruptStoreError,
+    ImageNotFoundError,
+    ReaderClosedError,
+    StoreNotFoundError,
+    StoreReplacedError,
+)
+
+Pair = tuple[Array, int]
+Allocate = Callable[[int, int, Form], Array]
+
+
+class Many:
+    """What one store_many wrote, open for reading: ids 0 to `count` - 1. The base is a generation without any.
+
+    `form` is the shape and dtype of every image where they agree, else None. A Many holds what it opened
+    until the last reference to it is gone, so a thread that reads is safe from another that closes.
+    """
+
+    count: int = 0
+    form: Form | None = None
+
+    def read(self, image_id: int) -> Pair:
+        """One image, in memory of its own, and its label."""
+        raise NotImplementedError
+
+    def gather(self, ids: Labels, images: Array, labels: Labels) -> None:
+        """Fill `images` and `labels`, row by row, with the given ids; asked only where `form` is not None."""
+
+    def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
+        """All images, in ascending order, each block read into `allocate(first, count, form)`."""
+        return iter(())
+
+
+class Backend(ABC):
+    """A format. A subclass tells how its files are written and read; the verbs are the same for all."""
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]  # of the file that a single is
+
+    def refusal(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+        """Why the format cannot hold such an image without loss, or None."""
+        return None
+
+    @abstractmethod
+    def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
+        """Write at least one block to files in the directory; gives what DESCRIPTION keeps for the format."""
+
+    @abstractmethod
+    def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
+        """Open what `write_many` wrote; `count` is at least 1."""
+
+    @abstractmethod
+    def write_single(self, path: str, block: Block) -> None:
+        """Write a block of one image to the new file `path`."""
+
+    @abstractmethod
+    def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
+        """Read what `write_single` wrote. Raises FileNotFoundError where there is no such file."""
+
+    def verify_many(self, generation: Generation) -> Labels:
+        """Read what `write_many` wrote, checked; give its labels."""
+        many = self.open_all(generation, True)
+        read = many.read_blocks(lambda first, count, kind: np.empty((count, *kind[0]), kind[1]))
+        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in read)])
+        if len(labels) != many.count:
+            raise CorruptStoreError(generation.path(), f"holds {len(labels)} images, not {many.count}")
+        return labels
+
+    def store_many(self, root: Root, images: Iterable[Array], labels: Sized, *, durable: bool = True) -> None:
+        """Make the store at `root` hold exactly these images, with ids 0 to N - 1: all or nothing.
+
+        `images`: an `(N, H, W[, C])` array, a sequence or an iterator of `(H, W[, C])` arrays.
+        `labels`: N integers that int64 holds. Until the call returns, readers see what was there before.
+        With `durable`, power may fail once it has returned.
+
+        Raises UnsupportedImageError, InvalidArgumentError (also when images and labels are not equally many),
+        StoreBusyError, or the OSError of a full disk; the store is then as it was.
+        """
+        checked = checked_labels(labels)
+        stream = blocks(images, checked, self.refusal)
+        first = next(stream, None)  # a bad first image is refused before anything is made
+        forms: set[Form] = set()
+
+        def noted(block: Block) -> Block:
+            if len(forms) < 2:
+                forms.add((block.images.shape[1:], block.images.dtype))
+            return block
+
+        def write(generation: str) -> dict[str, Any]:
+            more = self.write_many(generation, map(noted, itertools.chain([first], stream))) if first else {}
+            shape, dtype = forms.pop() if len(forms) == 1 else (None, None)
+            return {"count": len(checked), "shape": shape, "dtype": dtype and dtype.str, **more}
+
+        with writing(root) as path:
+            replace_generation(path, self.name, durable, write)
+
+    def store_single(self, root: Root, image: Array, image_id: int, label: int, *, durable: bool = True) -> None:
+        """Add one `(H, W[, C])` image to the store at `root`, or replace the one with that id: all or nothing.
+
+        `image_id`: 0 to 2**63 - 1. `label`: an int64. A store that is not there yet is made.
+
+        Raises UnsupportedImageError, InvalidArgumentError, StoreNotFoundError when `root` holds another
+        backend's store, StoreBusyError, or the OSError of a full disk; the store is then as it was.
+        """
+        number = checked_integer(image_id, "image_id", 0)
+        checked_image(image, number, self.refusal)
+        pixels = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+        block = Block(number, pixels[np.newaxis], np.array([checked_integer(label, "label")]))
+        with writing(root) as path:
+            if not os.path.lexists(os.path.join(path, "CURRENT")):
+                replace_generation(path, self.name, durable, lambda _: {"count": 0, "shape": None, "dtype": None})
+            generation = self._own(open_live(path, lambda generation: generation))
+            if durable and not generation.synced:
+                make_durable(generation)
+            target = generation.single(number, self.suffix)
+            replace_single(generation, target, durable, lambda new: self.write_single(new, block))
+
+    def read_single(self, root: Root, image_id: int, *, verify: bool = True) -> Pair:
+        """One image and its label. With `verify`, both were checked against their checksum.
+
+        Raises StoreNotFoundError, ImageNotFoundError, CorruptStoreError.
+        """
+        number = checked_integer(image_id, "image_id")
+        return open_live(root, lambda generation: self._read_one(self._own(generation), number, verify))
+
+    def read_many(
+        self, root: Root, image_ids: Iterable[int] | None = None, *, verify: bool = True
+    ) -> tuple[Array | list[Array], Labels]:
+        """Images and labels in the order of `image_ids`, which may repeat; all in ascending order for None.
+
+        Gives one `(N, H, W[, C])` array where shapes and dtypes agree, else a list, and int64 `(N,)`.
+
+        Raises StoreNotFoundError, ImageNotFoundError, CorruptStoreError.
+        """
+        with self.open_reader(root, verify=verify) as reader:
+            return reader.read_many(image_ids)
+
+    def open_reader(self, root: Root, *, verify: bool = True) -> "Reader":
+        """Keep the store at `root` open as a sequence of (image, label). See `Reader`.
+
+        Raises StoreNotFoundError, CorruptStoreError.
+        """
+        absolute = os.path.abspath(root)
+        return open_live(absolute, lambda generation: Reader(self, self._own(generation), verify))
+
+    def verify(self, root: Root) -> None:
+        """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
+        open_live(root, lambda generation: self._verify(self._own(generation)))
+
+    def open_all(self, generation: Generation, verify: bool) -> Many:
+        """`open_many` of what DESCRIPTION tells, whose numbers are checked here."""
+        count, kind = _described(generation)
+        return self.open_many(generation, count, kind, verify) if count else Many()
+
+    def _own(self, generation: Generation) -> Generation:
+        if generation.backend == self.name:
+            return generation
+        raise StoreNotFoundError(
+            generation.root,
+            f"this is a store of {generation.backend}, not {self.name}; use imgstore.open_reader",
+        )
+
+    def _read_one(self, generation: Generation, image_id: int, verify: bool) -> Pair:
+        try:
+            return self.read_single_file(generation.single(image_id, self.suffix), image_id, verify)
+        except FileNotFoundError:
+            many = self.open_all(generation, verify)
+        if not 0 <= image_id < many.count:
+            raise ImageNotFoundError(image_id, generation.root)
+        return many.read(image_id)
+
+    def _verify(self, generation: Generation) -> None:
+        self.verify_many(generation)
+        for image_id in generation.singles(self.suffix):
+            self.read_single_file(generation.single(image_id, self.suffix), image_id, True)
+
+
+class Reader(Sequence[Pair]):
+    """A store kept open: a sequence of (image, label), by position in ascending order of ids.
+
+    It reads the generation and the singles that it found when it was opened; open another to see later
+    ones. When the store is replaced, what is read is still the old, or StoreReplacedError says so. Threads
+    may share it. It pickles, and goes on in a forked or spawned process without harm to this one.
+    """
+
+    def __init__(self, backend: Backend, generation: Generation, verify: bool, singles: Labels | None = None) -> None:
+        self._backend = backend
+        self._generation = generation
+        self._verify = verify
+        self._many: Many | None = backend.open_all(generation, verify)
+        if singles is None:
+            singles = np.array(generation.singles(backend.suffix), np.int64)
+        self._singles = singles
+        self._added = singles[singles >= self._many.count]
+        self._replaced = frozenset(singles[: len(singles) - len(self._added)].tolist())
+
+    @property
+    def ids(self) -> Labels:
+        """The id at each position: int64 `(N,)`, ascending."""
+        return np.concatenate([np.arange(self._open().count), self._added])
+
+    def read_many(self, image_ids: Iterable[int] | None = None) -> tuple[Array | list[Array], Labels]:
+        """As `read_many` of the backend, from the open store."""
+        many = self._open()
+        ids = self.ids if image_ids is None else _checked_ids(image_ids)
+        single = np.isin(ids, self._singles)
+        for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
+            raise ImageNotFoundError(int(missing), self._generation.root)
+        singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
+        labels = np.empty(len(ids), np.int64)
+        images = _rows(many, singles, len(ids))
+        if len(singles) < len(ids) and image_ids is None:
+            _fill_with_all(many, images, labels)
+        elif len(singles) < len(ids):
+            _fill(many, ids, single, images, labels)
+        for row, (image, label) in singles.items():
+            images[row], labels[row] = image, label
+        return images, labels
+
+    def close(self) -> None:
+        """Let go of the store. Reading then raises ReaderClosedError; closing again does nothing."""
+        self._many = None
+
+    def __len__(self) -> int:
+        return self._open().count + len(self._added)
+
+    def __getitem__(self, position: int) -> Pair:  # type: ignore[override]  # no slices
+        return self._read(self._open(), position)
+
+    def __getitems__(self, positions: Iterable[int]) -> list[Pair]:
+        """The pairs at these positions; PyTorch's DataLoader calls it with a whole batch."""
+        many = self._open()
+        return [self._read(many, position) for position in positions]
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._open()
+        generation = self._generation
+        return _reopened, (self._backend, generation.root, generation.name, self._verify, self._singles)
+
+    def _open(self) -> Many:
+        if self._many is None:
+            raise ReaderClosedError("this reader was closed; open another")
+        return self._many
+
+    def _read(self, many: Many, position: int) -> Pair:
+        index = operator.index(position)
+        length = many.count + len(self._added)
+        if not -length <= index < length:
+            raise IndexError(f"position {index} is not in a reader of {length} images")
+        index %= length
+        if index >= many.count:
+            return self._read_single(int(self._added[index - many.count]))
+        if index in self._replaced:
+            return self._read_single(index)
+        return many.read(index)
+
+    def _read_single(self, image_id: int) -> Pair:
+        path = self._generation.single(image_id, self._backend.suffix)
+        try:
+            return self._backend.read_single_file(path, image_id, self._verify)
+        except FileNotFoundError:
+            # never an older image of this id from the many
+            raise self._generation.fault(path, "is missing from the store", image_id) from None
+
+
+def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Labels) -> Reader:
+    """A reader that was pickled: of the same generation, or not at all."""
+
+    def reopen(generation: Generation) -> Reader:
+        if generation.name != name:
+            raise StoreReplacedError(root, "the store was replaced since the reader was pickled; open it again")
+        return Reader(backend, generation, verify, singles)
+
+    return open_live(root, reopen)
+
+
+def _checked_ids(image_ids: Iterable[int]) -> Labels:
+    return checked_integers(image_ids if hasattr(image_ids, "__len__") else list(image_ids), "image_ids")
+
+
+def _described(generation: Generation) -> tuple[int, Form | None]:
+    entry = generation.description
+    count = entry.get("count")
+    kind = form_of(entry.get("shape"), entry.get("dtype"))
+    if type(count) is not int or count < 0 or (kind is None and entry.get("shape") is not None):
+        raise CorruptStoreError(generation.path("DESCRIPTION"), "describes no images that could be stored")
+    return count, kind
+
+
+def _rows(many: Many, singles: dict[int, Pair], count: int) -> Any:
+    """Where `count` images go: one array where all have one form, else a list."""
+    kinds: set[Form | None] = {(image.shape, image.dtype) for image, _ in singles.values()}
+    if len(singles) < count:
+        kinds.add(many.form)
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return [None] * count if kind is None else np.empty((count, *kind[0]), kind[1])
+
+
+def _fill(many: Many, ids: Labels, single: NDArray[np.bool_], images: Any, labels: Labels) -> None:
+    if isinstance(images, np.ndarray) and not single.any():
+        many.gather(ids, images, labels)
+        return
+    for row in np.flatnonzero(~single).tolist():
+        images[row], labels[row] = many.read(int(ids[row]))
+
+
+def _fill_with_all(many: Many, images: Any, labels: Labels) -> None:
+    def allocate(first: int, count: int, kind: Form) -> Array:
+        if isinstance(images, np.ndarray):
+            return images[first : first + count]
+        return np.empty(kind[0], kind[1])[np.newaxis] if count == 1 else np.empty((count, *kind[0]), kind[1])
+
+    for first, read, read_labels in many.read_blocks(allocate):
+        last = first + len(read)
+        labels[first:last] = read_labels
+        if isinstance(images, list):  # each owns its memory: of one alone that is the base of the view
+            images[first:last] = [read.base] if len(read) == 1 else [image.copy() for image in read]

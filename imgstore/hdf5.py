@@ -1,0 +1,225 @@
+"""HDF5: one file for the many, one for each single, whose contiguous datasets any HDF5 tool reads.
+
+    images       (N, H, W[, C]) where shapes and dtypes agree; else `pixels`, the images end to end in bytes
+    labels       int64 (N,)
+    checksums    uint64 (N,), of each image
+    blocks       (M,): first id, checksum, offset in the pixels, shape (C is 0 for (H, W)) and dtype
+
+HDF5 has no journal and can crash on a full disk, so it writes no file of ours: pixels are written first,
+where the first dataset of a new file lies; then HDF5 lays out a file of that size in memory, and the few
+bytes of metadata that it writes are put in their places. That also streams, with N and the shapes unknown
+until the end. `libver="latest"`, because its metadata carries checksums. A contiguous dataset lies at
+`dataset.id.get_offset()` and is read there, through a memory map.
+"""
+
+import functools
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from imgstore._generations import Generation, open_file
+from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
+from imgstore._mapped import Mapped, View, checksums_of
+from imgstore._store import Backend, Many, Pair
+from imgstore.errors import CorruptStoreError
+
+_MANY = "images.h5"
+_BLOCK = np.dtype([("first", "<i8"), ("checksum", "<u8"), ("offset", "<i8"), ("shape", "<i8", 3), ("dtype", "S4")])
+_DTYPES = {
+    b"labels": np.dtype("<i8"),
+    b"checksums": np.dtype("<u8"),
+    b"blocks": _BLOCK,
+    b"pixels": np.dtype("u1"),
+}
+
+
+class _Hdf5(Backend):
+    name = "hdf5"
+    suffix = ".h5"
+
+    def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
+        _write(os.path.join(generation, _MANY), blocks)
+        return {}
+
+    def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
+        return _File(generation.path(_MANY), 0, count, form, verify)
+
+    def write_single(self, path: str, block: Block) -> None:
+        _write(path, iter([block]))
+
+    def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
+        return _File(path, image_id, 1, None, verify).read(image_id)
+
+
+class _File(Mapped):
+    """What `_write` wrote; for a single, and where forms differ, each block has a form of its own."""
+
+    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool) -> None:
+        super().__init__(path, first, count, form, verify)
+        pixels, self._labels, self._checksums, self._blocks = _datasets(path)
+        if form and form != (pixels.shape[1:], pixels.dtype):
+            raise CorruptStoreError(path, "does not have the shape and dtype that DESCRIPTION tells")
+        if {len(self._labels), len(self._checksums), len(pixels) if form else count} != {count}:
+            raise CorruptStoreError(path, f"does not hold {count} images")
+        self._bytes = pixels.reshape(-1).view(np.uint8)
+        self._all = View(Block(first, pixels, self._labels), self._checksums, 0)
+
+    def view(self, image_id: int) -> View:
+        return self._all if self.form else self._block_of(image_id)
+
+    def block(self, first: int) -> View:
+        view = self._block_of(first)
+        if view.block.first != first:
+            raise self.fault("the blocks do not follow one another", first)
+        return view
+
+    def gather(self, ids: Labels, images: Array, labels: Labels) -> None:
+        # the ids were checked: "clip" only spares a copy
+        np.take(self._all.block.images, ids, axis=0, out=images, mode="clip")
+        np.take(self._labels, ids, out=labels, mode="clip")
+        self.check(ids, images, labels, self._checksums[ids])
+
+    def _block_of(self, image_id: int) -> View:
+        number = int(np.searchsorted(self._blocks["first"], image_id, "right")) - 1
+        first, checksum, offset, shape, dtype = self._blocks[max(number, 0)].tolist()
+        following = self._blocks["first"][number + 1 : number + 2].tolist()
+        last = following[0] if following else self.first + self.count
+        form = form_of([int(length) for length in shape if length], dtype.decode("latin-1"))
+        if not self.first <= first <= image_id < last <= self.first + self.count or not form:
+            raise self.fault("is in no block", image_id)
+        if not 0 <= offset <= len(self._bytes) - (last - first) * image_bytes(form):
+            raise self.fault("is in a block that lies outside the pixels", image_id)
+        images = np.ndarray((last - first, *form[0]), form[1], self._bytes, offset)
+        rows = slice(first - self.first, last - self.first)
+        return View(Block(first, images, self._labels[rows]), self._checksums[rows], checksum)
+
+
+class _MetadataOnly:
+    """The file object that HDF5 lays a file out in: keeps what is written, as (offset, bytes)."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[int, bytes]] = []
+        self.size = self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (self.size if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: bytes) -> int:
+        self.writes.append((self._position, bytes(data)))
+        self.size = max(self.size, self._position + len(data))
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        self.size = size
+
+    def flush(self) -> None:
+        pass
+
+    def read(self, size: int) -> bytes:
+        raise NotImplementedError("h5py looks for it, but HDF5 reads nothing back from a new file")
+
+
+def _write(path: str, blocks: Iterator[Block]) -> None:
+    labels, checksums, table = [], [], []
+    with open(path, "wb") as file:
+        start = file.seek(_pixels_offset())
+        for block in blocks:
+            shape, dtype = block.images.shape[1:], block.images.dtype
+            of_images, of_block = checksums_of(block)
+            table.append((block.first, of_block, file.tell() - start, (*shape, 0)[:3], dtype.str))
+            labels.append(block.labels)
+            checksums.append(of_images)
+            file.write(block.images.data)
+        datasets = {
+            "labels": np.concatenate(labels),
+            "checksums": np.concatenate(checksums),
+            "blocks": np.array(table, _BLOCK),
+        }
+        if len({row[3:] for row in table}) == 1:
+            layout, offsets = _layout("images", (len(datasets["labels"]), *shape), dtype, datasets)
+        else:
+            layout, offsets = _layout("pixels", (file.tell() - start,), np.dtype(np.uint8), datasets)
+        for offset, data in layout.writes + [(offsets[name], datasets[name].tobytes()) for name in datasets]:
+            file.seek(offset)
+            file.write(data)
+        file.truncate(layout.size)
+
+
+def _layout(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], datasets: dict[str, Array]
+) -> tuple[_MetadataOnly, dict[str, int]]:
+    """A new file's metadata, the pixels first, and the offset of each dataset."""
+    layout = _MetadataOnly()
+    with h5py.File(layout, "w", libver="latest") as file:
+        at = _create(file, name, shape, dtype)
+        offsets = {name: _create(file, name, array.shape, array.dtype) for name, array in datasets.items()}
+    if at != _pixels_offset():
+        raise RuntimeError("HDF5 did not lay the pixels where it said; report the versions of h5py and HDF5")
+    return layout, offsets
+
+
+def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Make a contiguous dataset whose place is fixed at once; gives its offset in the file."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    return int(h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), plist).get_offset())
+
+
+@functools.cache
+def _pixels_offset() -> int:
+    """Where the first dataset of a new file lies: the same for every shape and dtype that was tried."""
+    with h5py.File(_MetadataOnly(), "w", libver="latest") as file:
+        return _create(file, "images", (1, 1, 1), np.dtype(np.uint8))
+
+
+def _datasets(path: str) -> list[Array]:
+    """Read-only views of pixels, labels, checksums and blocks. Raises CorruptStoreError for anything else."""
+    with open(open_file(path), "rb") as mapped:
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        access.set_file_locking(False, True)  # what a generation holds never changes
+        try:
+            memory = mmap.mmap(mapped.fileno(), 0, access=mmap.ACCESS_READ)
+            file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access)
+            try:
+                pixels = b"images" if file.links.exists(b"images") else b"pixels"
+                return [_view(file, name, memory) for name in (pixels, b"labels", b"checksums", b"blocks")]
+            finally:
+                file.close()
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+            raise CorruptStoreError(path, f"is not the HDF5 file that was stored: {error}") from None
+
+
+def _view(file: h5py.h5f.FileID, name: bytes, memory: mmap.mmap) -> Array:
+    # a soft or external link, external storage and a virtual dataset would each read something else
+    if file.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name!r} is a link")
+    dataset = h5py.h5d.open(file, name)
+    plist, dtype, offset = dataset.get_create_plist(), dataset.dtype, dataset.get_offset()
+    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_nfilters() or plist.get_external_count():
+        raise ValueError(f"{name!r} is not contiguous in this file")
+    expected = _DTYPES.get(name, dtype)
+    if dtype != expected or dtype.hasobject or not dataset.shape or offset is None or offset >= len(memory):
+        raise ValueError(f"{name!r} does not hold what was stored there")
+    return np.ndarray(dataset.shape, dtype, memory, offset)
+
+
+BACKEND = _Hdf5()
+store_single = BACKEND.store_single
+store_many = BACKEND.store_many
+read_single = BACKEND.read_single
+read_many = BACKEND.read_many
+open_reader = BACKEND.open_reader
+verify = BACKEND.verify
