@@ -1,0 +1,60 @@
+"""What a run says: the figures of each cell, and the summary below pytest-benchmark's tables."""
+
+from collections.abc import Iterator
+from typing import Any
+
+FLOOR = "floor"
+TITLES = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image")
+WIDTHS = (13, 8, 8, 12, 10, 9, 20)
+
+
+def add_figures(benchmarks: list[Any]) -> None:
+    """Put each cell's rates into its `extra_info`, and how many times the floor's median its own is."""
+    cells = [benchmark for benchmark in benchmarks if "operation" in benchmark.extra_info]
+    floors = {cell_of(cell): cell["median"] for cell in cells if cell.extra_info["backend"] == FLOOR}
+    for cell in cells:
+        facts, seconds = cell.extra_info, cell["median"]
+        facts["images_per_second"] = facts["images_per_call"] / seconds
+        facts["megabytes_per_second"] = facts["pixel_bytes_per_call"] / seconds / 1e6
+        if cell_of(cell) in floors:
+            facts["times_floor"] = seconds / floors[cell_of(cell)]
+
+
+def cell_of(benchmark: Any) -> tuple[str, int]:
+    return benchmark.extra_info["operation"], benchmark.extra_info["cutoff"]
+
+
+def summary(benchmarks: list[Any]) -> Iterator[str]:
+    """The lines of one table: operation, cutoff and backend with the figures of each, from medians."""
+    facts = [benchmark.extra_info for benchmark in benchmarks if "images_per_second" in benchmark.extra_info]
+    if not facts:
+        return
+    yield ""
+    yield " imgstore: medians, all on the same terms ".center(sum(WIDTHS), "-")
+    yield line_of(TITLES)
+    previous = None
+    for fact in sorted(facts, key=order):
+        cell = fact["operation"], fact["cutoff"]
+        if previous not in (None, cell):
+            yield ""
+        yield line_of((*cell, *figures(fact)) if previous != cell else ("", "", *figures(fact)))
+        previous = cell
+
+
+def order(fact: dict[str, Any]) -> tuple[Any, ...]:
+    """Operations by what they do, cutoffs ascending, the floor first, then the fastest."""
+    operation = fact["operation"]
+    return not operation.startswith("store"), operation, fact["cutoff"], -fact["images_per_second"]
+
+
+def figures(fact: dict[str, Any]) -> tuple[str, ...]:
+    times = f"{fact['times_floor']:.2f}" if "times_floor" in fact else "-"
+    rates = f"{fact['images_per_second']:,.0f}", f"{fact['megabytes_per_second']:,.1f}"
+    return fact["backend"], *rates, times, f"{fact['disk_bytes_per_image']:,.0f}"
+
+
+def line_of(entries: tuple[Any, ...]) -> str:
+    texts = [str(entry).rjust(width) for entry, width in zip(entries, WIDTHS, strict=True)]
+    texts[0] = str(entries[0]).ljust(WIDTHS[0])
+    texts[2] = " " + str(entries[2]).ljust(WIDTHS[2] - 1)
+    return "".join(texts).rstrip()

@@ -1,0 +1,80 @@
+"""What a run was made of: machine, file system, versions, images and terms; and when two runs compare."""
+
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import h5py
+import lmdb
+
+from benchmarks.images import Source
+from benchmarks.workloads import Terms
+
+RAM_DISKS = ("tmpfs", "ramfs")
+COMPARED = ("images", "terms", "file system")
+
+
+def file_system(directory: str) -> tuple[str, str]:
+    """Type and device of the file system that `directory` lies on, as the kernel names them."""
+    status = os.stat(directory)
+    number = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for line in reversed(mounts.readlines()):
+            fields, _, source = line.partition(" - ")
+            if fields.split()[2] == number:
+                kind, device = source.split()[:2]
+                return kind, device
+    return "unknown", number
+
+
+def recorded(source: Source, terms: Terms, store_directory: str) -> dict[str, Any]:
+    """What the JSON's machine information says beside what pytest-benchmark puts there."""
+    kind, device = file_system(store_directory)
+    packages = ("numpy", "pillow", "lmdb", "h5py", "xxhash", "pytest-benchmark")
+    return {
+        "images": {"name": source.name, "count": len(source.images), "fingerprint": source.fingerprint},
+        "terms": asdict(terms),
+        "file system": {"type": kind, "device": device},
+        "kernel": platform.release(),
+        "versions": {name: version(name) for name in packages}
+        | {"LMDB": ".".join(map(str, lmdb.version())), "HDF5": h5py.version.hdf5_version},
+    }
+
+
+def incomparable(now: dict[str, Any], saved: dict[str, Any]) -> str | None:
+    """Why two recorded runs cannot be compared, in one line, or None."""
+    if not saved:
+        return "the saved run does not say what was measured"
+    for name in COMPARED:
+        here, there = comparable_part(now, name), comparable_part(saved, name)
+        if here != there:
+            return f"the {name} differ: {shown(here)} now, {shown(there)} in the saved run"
+    return None
+
+
+def comparable_part(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """Without the number of images: the synthetic ones are the same, however many were asked for."""
+    return {key: value for key, value in run.get(name, {}).items() if key != "count"}
+
+
+def shown(part: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in part.items()) or "nothing"
+
+
+def missing_rows(compared: dict[Any, dict[str, Any]], cells: list[str], all_must_match: bool) -> str | None:
+    """Why a comparison with these saved runs would say nothing, or None; `cells` are this run's names."""
+    saved = {name for run in compared.values() for name in run}
+    missing = [name for name in cells if name not in saved]
+    if compared and len(missing) == len(cells):
+        return "the saved run has no cell of this one; choose the same --cutoffs and --backends"
+    if all_must_match and missing:
+        return f"{len(missing)} of {len(cells)} cells are not in the saved run, {missing[0]} among them"
+    return None
+
+
+def forget_clock_speed(machine_info: dict[str, Any]) -> None:
+    """Drop what wavers from run to run on one machine, and would make each look like another machine."""
+    for name in [name for name in machine_info.get("cpu", {}) if name.startswith("hz_actual")]:
+        del machine_info["cpu"][name]

@@ -1,0 +1,21 @@
+"""Reading: one image from a closed and from an open store, all of them, and a random batch."""
+
+from typing import Any
+
+from benchmarks.workloads import Cell, ReadBatch, ReadMany, ReadOne, ReadSingle, Rounds, measure
+
+
+def test_read_single(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
+    measure(benchmark, ReadSingle(cell), rounds)
+
+
+def test_read_one(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
+    measure(benchmark, ReadOne(cell), rounds)
+
+
+def test_read_many(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
+    measure(benchmark, ReadMany(cell), rounds)
+
+
+def test_read_batch(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
+    measure(benchmark, ReadBatch(cell), rounds)

@@ -1,0 +1,13 @@
+"""Storing: one image more, and all of them into a new store."""
+
+from typing import Any
+
+from benchmarks.workloads import Cell, Rounds, StoreMany, StoreSingle, measure
+
+
+def test_store_single(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
+    measure(benchmark, StoreSingle(cell), rounds)
+
+
+def test_store_many(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
+    measure(benchmark, StoreMany(cell), rounds)

@@ -1,0 +1,378 @@
+"""Each operation once: what is prepared before a round, the call that is timed, and the check of its result.
+
+`Workload.call` is the backend's bare function. Preparing, the syncing of earlier writes, the eviction of a
+cold cache and the check all stand outside the clock.
+"""
+
+import itertools
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.images import Images, Labels
+
+Array = NDArray[Any]
+
+BATCH = 256
+SEED = 20
+SPARE_BYTES = 256 << 20
+FILE_SYSTEM_BLOCK = 4096
+
+
+class WrongResultError(AssertionError):
+    """A backend gave other pixels or labels than were stored."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What every backend is held to in a run."""
+
+    durable: bool = True
+    cold: bool = False
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """pytest-benchmark's bounds, which its pedantic mode leaves to us."""
+
+    at_least: int
+    seconds: float
+
+    def after(self, pilot_seconds: float) -> int:
+        return max(self.at_least, int(self.seconds / pilot_seconds))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One backend with the images of one cutoff, in a directory of the run."""
+
+    name: str
+    backend: Any
+    images: Images
+    labels: Labels
+    directory: str
+    terms: Terms
+
+    @property
+    def stored(self) -> str:
+        """The store that all reading cells share."""
+        return os.path.join(self.directory, "stored")
+
+    def store(self) -> None:
+        self.backend.store_many(self.stored, self.images, self.labels, durable=False)
+
+
+class Workload(ABC):
+    """One operation on one cell. `images_per_call` and `bytes_per_call` are what a call moves."""
+
+    operation: ClassVar[str]
+    repeats: ClassVar[bool] = False  # too short to be timed alone: pytest-benchmark calls it several times a round
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.random = np.random.default_rng(SEED)
+        self.images_per_call = 1
+
+    @property
+    def bytes_per_call(self) -> float:
+        """Bytes of pixels, on average."""
+        return self.images_per_call * pixel_bytes(self.cell.images) / len(self.cell.images)
+
+    @abstractmethod
+    def prepare(self) -> tuple[Any, ...]:
+        """Get ready for a round; gives the arguments of `call`."""
+
+    @abstractmethod
+    def call(self, *arguments: Any) -> Any:
+        """The timed call."""
+
+    @abstractmethod
+    def check(self, result: Any) -> None:
+        """Raise WrongResultError unless the result of the last call is what was stored."""
+
+    def finish(self) -> None:  # noqa: B027  # most need nothing
+        """Let go of what the rounds needed."""
+
+    def draw(self) -> int:
+        return int(self.random.integers(len(self.cell.images)))
+
+
+class StoreMany(Workload):
+    """All images into a new store."""
+
+    operation = "store_many"
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.images_per_call = len(cell.images)
+        self.root = os.path.join(cell.directory, "store_many")
+
+    def prepare(self) -> tuple[Any, ...]:
+        self.finish()
+        settle()
+        return (self.root,)
+
+    def call(self, root: str) -> None:
+        cell = self.cell
+        cell.backend.store_many(root, cell.images, cell.labels, durable=cell.terms.durable)
+
+    def check(self, result: None) -> None:
+        must_equal(self.cell.backend.read_many(self.root), self.cell.images, self.cell.labels)
+
+    def finish(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class StoreSingle(Workload):
+    """One image more, with a new id, into a store of all of them."""
+
+    operation = "store_single"
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.root = os.path.join(cell.directory, "store_single")
+        shutil.copytree(cell.stored, self.root)  # reading cells share the other
+        self.image_id = len(cell.images) - 1
+        self.chosen = 0
+
+    def prepare(self) -> tuple[Any, ...]:
+        self.image_id += 1
+        self.chosen = self.draw()
+        settle()
+        return self.root, self.cell.images[self.chosen], self.image_id, int(self.cell.labels[self.chosen])
+
+    def call(self, *arguments: Any) -> None:
+        self.cell.backend.store_single(*arguments, durable=self.cell.terms.durable)
+
+    def check(self, result: None) -> None:
+        must_equal_one(self.cell.backend.read_single(self.root, self.image_id), self.cell, self.chosen)
+
+    def finish(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Reading(Workload):
+    """What all reading has in common: the stored set, in the page cache or out of it."""
+
+    def prepare(self) -> tuple[Any, ...]:
+        if self.cell.terms.cold:
+            self.finish()
+            evict(self.cell.stored)
+        return self.arguments()
+
+    @abstractmethod
+    def arguments(self) -> tuple[Any, ...]:
+        """What `call` is given this time."""
+
+
+class ReadSingle(Reading):
+    """Open the store, read a random image, close."""
+
+    operation = "read_single"
+
+    def arguments(self) -> tuple[Any, ...]:
+        self.chosen = self.draw()
+        return self.cell.stored, self.chosen
+
+    def call(self, root: str, image_id: int) -> Any:
+        return self.cell.backend.read_single(root, image_id, verify=self.cell.terms.verify)
+
+    def check(self, result: Any) -> None:
+        must_equal_one(result, self.cell, self.chosen)
+
+
+class ReadMany(Reading):
+    """Open the store, read all images in order, close."""
+
+    operation = "read_many"
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.images_per_call = len(cell.images)
+
+    def arguments(self) -> tuple[Any, ...]:
+        return (self.cell.stored,)
+
+    def call(self, root: str) -> Any:
+        return self.cell.backend.read_many(root, verify=self.cell.terms.verify)
+
+    def check(self, result: Any) -> None:
+        must_equal(result, self.cell.images, self.cell.labels)
+
+
+class ThroughReader(Reading):
+    """Reading through one open reader."""
+
+    reader: Any = None
+
+    def prepare(self) -> tuple[Any, ...]:
+        arguments = super().prepare()
+        if self.reader is None:
+            self.reader = self.cell.backend.open_reader(self.cell.stored, verify=self.cell.terms.verify)
+        return arguments
+
+    def finish(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+
+class ReadOne(ThroughReader):
+    """A random image through an open reader."""
+
+    operation = "read_one"
+
+    repeats = True
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.positions = itertools.cycle(self.random.integers(len(cell.images), size=10_000).tolist())
+        self.chosen = 0
+
+    def arguments(self) -> tuple[Any, ...]:
+        return ()
+
+    def call(self) -> Any:
+        self.chosen = next(self.positions)
+        return self.reader[self.chosen]
+
+    def check(self, result: Any) -> None:
+        must_equal_one(result, self.cell, self.chosen)
+
+
+class ReadBatch(ThroughReader):
+    """256 random images through an open reader, drawn anew each round: what training does."""
+
+    operation = "read_batch"
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.images_per_call = BATCH
+
+    def arguments(self) -> tuple[Any, ...]:
+        self.chosen = self.random.integers(len(self.cell.images), size=BATCH)
+        return (self.chosen,)
+
+    def call(self, image_ids: Array) -> Any:
+        return self.reader.read_many(image_ids)
+
+    def check(self, result: Any) -> None:
+        images = [self.cell.images[image_id] for image_id in self.chosen.tolist()]
+        must_equal(result, images, self.cell.labels[self.chosen])
+
+
+def measure(benchmark: Any, workload: Workload, rounds: Rounds | None) -> None:
+    """Time a workload with pytest-benchmark's fixture and check its result; with no rounds, just once.
+
+    A cell that fails is marked, so that pytest-benchmark leaves it out of its JSON.
+    """
+    try:
+        if workload.repeats and not (workload.cell.terms.cold and rounds):
+            workload.prepare()
+            result = benchmark(workload.call)
+        else:
+            count = rounds.after(seconds_of(workload)) if rounds else 1
+            result = benchmark.pedantic(workload.call, setup=lambda: (workload.prepare(), {}), rounds=count)
+        workload.check(result)
+        benchmark.extra_info.update(facts(workload))
+    except BaseException:
+        benchmark.has_error = True
+        raise
+    finally:
+        workload.finish()
+
+
+def facts(workload: Workload) -> dict[str, Any]:
+    """What the JSON says of a cell beside its times; the rates are added when all are known."""
+    cell = workload.cell
+    return {
+        "operation": workload.operation,
+        "backend": cell.name,
+        "cutoff": len(cell.images),
+        "images_per_call": workload.images_per_call,
+        "pixel_bytes_per_call": workload.bytes_per_call,
+        "disk_bytes_per_image": disk_bytes(cell.stored) / len(cell.images),
+    }
+
+
+def seconds_of(workload: Workload) -> float:
+    """A pilot round with its preparation, which is what the rounds to come will take."""
+    start = time.perf_counter()
+    workload.call(*workload.prepare())
+    return time.perf_counter() - start
+
+
+def must_equal(result: Any, images: Images, labels: Labels) -> None:
+    """Raise WrongResultError unless `result` is these images and labels."""
+    read, read_labels = result
+    if not np.array_equal(read_labels, labels):
+        raise WrongResultError("the labels are not those that were stored")
+    if len(read) != len(images):
+        raise WrongResultError(f"{len(read)} images instead of {len(images)}")
+    for image_id, (image, expected) in enumerate(zip(read, images, strict=True)):
+        if image.shape != expected.shape or image.dtype != expected.dtype or not np.array_equal(image, expected):
+            raise WrongResultError(f"image {image_id} is not the one that was stored")
+
+
+def must_equal_one(result: Any, cell: Cell, chosen: int) -> None:
+    """Raise WrongResultError unless `result` is image and label `chosen`."""
+    image, label = result
+    must_equal(([image], [label]), [cell.images[chosen]], cell.labels[chosen : chosen + 1])
+
+
+def pixel_bytes(images: Images) -> int:
+    return images.nbytes if isinstance(images, np.ndarray) else sum(image.nbytes for image in images)
+
+
+def missing_room(cell: Cell) -> str | None:
+    """Why the cell would not fit into the free disk and memory, or None."""
+    size, count = pixel_bytes(cell.images), len(cell.images)
+    disk_need = 3 * (size + FILE_SYSTEM_BLOCK * count) + SPARE_BYTES
+    memory_need = 2 * size + SPARE_BYTES
+    for need, free, what in ((disk_need, free_disk(cell.directory), "disk"), (memory_need, free_memory(), "memory")):
+        if need > free:
+            return f"needs {need >> 20} MiB of {what}, {free >> 20} MiB are free"
+    return None
+
+
+def free_disk(directory: str) -> int:
+    return shutil.disk_usage(directory).free
+
+
+def free_memory() -> int:
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        fields = dict(line.split(":") for line in meminfo)
+    return int(fields["MemAvailable"].split()[0]) << 10
+
+
+def disk_bytes(directory: str) -> int:
+    """What the files below `directory` take on the disk, in whole blocks of the file system."""
+    return sum(os.lstat(path).st_blocks * 512 for path in files_below(directory))
+
+
+def files_below(directory: str) -> Iterator[str]:
+    return (os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names)
+
+
+def settle() -> None:
+    """Let the disks finish earlier writes, so that a round pays only for its own."""
+    os.sync()
+
+
+def evict(directory: str) -> None:
+    """Drop the files below `directory` from the page cache; what is mapped or not yet synced would stay."""
+    settle()
+    for path in files_below(directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
