@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -144,6 +145,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reason = terms.missing_rows(compared, cells, must_match) if config.getoption("benchmark_compare") else None
     if reason:
         raise pytest.UsageError(f"--benchmark-compare: {reason}")
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    if SOURCE not in config.stash:
+        return []
+    source, kept = source_of(config), terms_of(config)
+    kind, device = terms.file_system(store_directory(config))
+    left_out = [f"left out: {path}: {reason}" for path, reason in source.left_out]
+    return [
+        f"images: {source.name}" + (f"; {len(left_out)} files left out" if left_out else ""),
+        *left_out,
+        f"stores: in {store_directory(config)}, {kind} on {device}",
+        f"terms: {terms.shown(asdict(kept))}",
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -45,9 +45,7 @@ def python2_pickle(value: Any) -> bytes:
 
 def python_batch(images: NDArray[Any], labels: Any) -> bytes:
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
-    return python2_pickle(
-        {"batch_label": b"a batch", "labels": labels, "data": planes, "filenames": [b"x.png"]}
-    )
+    return python2_pickle({"batch_label": b"a batch", "labels": labels, "data": planes, "filenames": [b"x.png"]})
 
 
 def binary_batch(images: NDArray[np.uint8], labels: list[int]) -> bytes:
@@ -94,9 +92,7 @@ def assert_holds(source: Source, batches: Batches) -> None:
 
 
 @pytest.mark.parametrize("version", FOLDERS)
-@pytest.mark.parametrize(
-    "place", [Path, lambda folder: folder.parent, pack, lambda folder: pack(folder, "xz")]
-)
+@pytest.mark.parametrize("place", [Path, lambda folder: folder.parent, pack, lambda folder: pack(folder, "xz")])
 def test_cifar10_gives_every_batch_in_order(
     tmp_path: Path, batches: Batches, version: str, place: Callable[[Path], Path]
 ) -> None:
@@ -190,9 +186,7 @@ def test_cifar10_never_calls_what_a_pickle_may_name(
     called: list[Any] = []
     for name in ("ndarray", "dtype"):
         monkeypatch.setattr(np, name, type(name, (), {"__init__": lambda self, *given: called.append(given)}))
-    (folder / "data_batch_2").write_bytes(
-        b"cnumpy\nndarray\n((L1099511627776L\nttRcnumpy\ndtype\n(S'O'\ntR\x86."
-    )
+    (folder / "data_batch_2").write_bytes(b"cnumpy\nndarray\n((L1099511627776L\nttRcnumpy\ndtype\n(S'O'\ntR\x86.")
     with pytest.raises(SourceError, match="data_batch_2"):
         open_source(folder, 1)
     assert called == []
@@ -228,9 +222,7 @@ IMAGES = np.zeros((2, 32, 32, 3), np.uint8)
         b"",
     ],
 )
-def test_cifar10_refuses_a_pickle_that_holds_anything_else(
-    tmp_path: Path, batches: Batches, content: bytes
-) -> None:
+def test_cifar10_refuses_a_pickle_that_holds_anything_else(tmp_path: Path, batches: Batches, content: bytes) -> None:
     folder = write_cifar(tmp_path, "python", batches)
     (folder / "test_batch").write_bytes(content)
     with pytest.raises(SourceError, match="test_batch"):
@@ -615,9 +607,7 @@ def test_take_repeats_a_short_source(source: Source, count: int) -> None:
     expected = [source.images[i % 3] for i in range(count)]
     for given in (list(images), [images[i] for i in range(count)], [images[i - count] for i in range(count)]):
         assert len(given) == count
-        assert all(
-            np.shares_memory(a, b) and np.array_equal(a, b) for a, b in zip(given, expected, strict=True)
-        )
+        assert all(np.shares_memory(a, b) and np.array_equal(a, b) for a, b in zip(given, expected, strict=True))
     np.testing.assert_array_equal(images[np.int64(3)], source.images[0])
     assert [id(image.base) for image in images[2:5]] == [id(image.base) for image in expected[2:5]]
     for beyond in (count, -count - 1):
