@@ -60,6 +60,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--no-durable", action="store_true", help="store without waiting for the disk")
     group.addoption("--no-verify", action="store_true", help="read without checking checksums")
+    faults = parser.getgroup("faults", "imgstore: the fault tests of `pytest imgstore/tests/faults`")
+    faults.addoption("--long", action="store_true", help="try each fault as often as the README's table says")
+    faults.addoption("--fault-seed", type=int, default=0, help="what the faults are drawn from; default: 0")
 
 
 def parsed_cutoffs(text: str) -> tuple[int, ...]:
