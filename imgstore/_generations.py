@@ -41,8 +41,8 @@ _LARGEST_CURRENT = 4096
 _LARGEST_DESCRIPTION = 1 << 30
 _GENERATION = re.compile(r"(\d{6,18})-[0-9a-f]{6}")
 _CURRENT = re.compile(
-    r"(imgstore 1 (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
-    r" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
+    rb"(imgstore 1 (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
+    rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
 )
 _SINGLE = re.compile(r"\d{8,19}")
 
@@ -60,11 +60,11 @@ class Generation:
 
     def path(self, *names: str) -> str:
         """The path of a file in it."""
-        return os.path.join(self.root, self.name, *names)
+        return "/".join((self.root, self.name, *names))
 
     def single(self, image_id: int, suffix: str) -> str:
         """The path of a single, whether it exists or not."""
-        return os.path.join(self.root, self.name, "singles", f"{image_id:08d}{suffix}")
+        return f"{self.root}/{self.name}/singles/{image_id:08d}{suffix}"
 
     def singles(self, suffix: str) -> list[int]:
         """The ids in singles/, ascending."""
@@ -74,10 +74,7 @@ class Generation:
 
     def is_live(self) -> bool:
         """Whether CURRENT still names it."""
-        try:
-            return _current(self.root)["name"] == self.name
-        except OSError:
-            return False
+        return _live_name(self.root) == self.name
 
     def fault(self, path: str, message: str, image_id: int | None = None) -> OSError:
         """The error for what cannot be read: damage, or a store that was replaced meanwhile."""
@@ -86,40 +83,24 @@ class Generation:
         return StoreReplacedError(self.root, "the store was replaced since it was opened; open it again")
 
 
-def live(root: str) -> Generation:
-    """The generation that CURRENT names.
-
-    Raises StoreNotFoundError where there is no store and CorruptStoreError for damage.
-    """
-    entry = _current(root)
-    path = os.path.join(root, entry["name"])
-    refuse_link(path)
-    refuse_link(os.path.join(path, "singles"))
-    text = read_file(os.path.join(path, "DESCRIPTION"), _LARGEST_DESCRIPTION)
-    if f"{checksum(text):016x}" != entry["description"]:
-        raise CorruptStoreError(path, "DESCRIPTION does not match its checksum in CURRENT")
-    backend, name, synced, digest = entry.group("backend", "name", "synced", "description")
-    return Generation(root, backend, name, synced == "synced", digest, json.loads(text))
-
-
 def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
-    """`open_generation` of the live generation, again when CURRENT changed meanwhile.
+    """`open_generation` of the generation that CURRENT names, again when CURRENT changed meanwhile.
 
     While a generation is being removed, its files are a mixture: what was opened counts only when CURRENT
-    names the same generation afterwards.
+    is the same afterwards. Raises StoreNotFoundError where there is no store, CorruptStoreError for damage.
     """
     root = os.fspath(root)
     for _ in range(_ATTEMPTS):
-        name = _current(root)["name"]
+        current = _read_current(root)
         try:
-            result = open_generation(live(root))
+            result = open_generation(_generation(root, current))
         except (OSError, ImgstoreError) as error:
-            if _current(root)["name"] != name:
+            if _read_current(root) != current:
                 continue
             if type(error) is FileNotFoundError:
                 raise CorruptStoreError(error.filename, "is missing from the store") from None
             raise
-        if _current(root)["name"] == name:
+        if _read_current(root) == current:
             return result
     raise StoreReplacedError(root, "the store was replaced again and again while it was being opened")
 
@@ -204,9 +185,8 @@ def replace_single(generation: Generation, path: str, durable: bool, write: Call
 
 def read_file(path: str, largest: int) -> bytes:
     """The bytes of a file of the store; never through a symbolic link, never more than `largest`."""
-    descriptor = open_file(path)
+    descriptor, size = open_file(path)
     try:
-        size = os.fstat(descriptor).st_size
         if size > largest:
             raise CorruptStoreError(path, f"has {size} bytes, more than the {largest} that it can have")
         return os.read(descriptor, size)
@@ -214,18 +194,19 @@ def read_file(path: str, largest: int) -> bytes:
         os.close(descriptor)
 
 
-def open_file(path: str) -> int:
-    """A descriptor to read a regular file of the store, or CorruptStoreError for a link or another kind."""
+def open_file(path: str) -> tuple[int, int]:
+    """Descriptor and size of a regular file of the store; CorruptStoreError for a link or another kind."""
     try:
         # O_NONBLOCK: to open a FIFO would otherwise wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         refuse_link(path)
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise CorruptStoreError(path, "is not a regular file")
-    return descriptor
+    return descriptor, status.st_size
 
 
 def refuse_link(path: str) -> None:
@@ -234,21 +215,38 @@ def refuse_link(path: str) -> None:
         raise CorruptStoreError(path, "is a symbolic link; a store holds none")
 
 
-def _current(root: str) -> re.Match[str]:
-    path = os.path.join(root, "CURRENT")
+def _read_current(root: str) -> bytes:
     try:
-        text = read_file(path, _LARGEST_CURRENT).decode("latin-1")
+        return read_file(f"{root}/CURRENT", _LARGEST_CURRENT)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(root, "there is no imgstore store here") from None
-    entry = _CURRENT.fullmatch(text)
-    if not entry or f"{checksum(entry[1].encode('latin-1')):016x}" != entry["checksum"]:
-        raise CorruptStoreError(path, "does not match its own checksum")
+
+
+def _entry(root: str, current: bytes) -> re.Match[bytes]:
+    entry = _CURRENT.fullmatch(current)
+    if not entry or b"%016x" % checksum(entry[1]) != entry["checksum"]:
+        raise CorruptStoreError(f"{root}/CURRENT", "does not match its own checksum")
     return entry
+
+
+def _generation(root: str, current: bytes) -> Generation:
+    backend, name, synced, digest = _entry(root, current).group("backend", "name", "synced", "description")
+    path = f"{root}/{name.decode()}"
+    refuse_link(path)
+    refuse_link(f"{path}/singles")
+    text = read_file(f"{path}/DESCRIPTION", _LARGEST_DESCRIPTION)
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError):
+        description = None
+    if b"%016x" % checksum(text) != digest or not isinstance(description, dict):
+        raise CorruptStoreError(f"{path}/DESCRIPTION", "is not what CURRENT tells of it")
+    return Generation(root, backend.decode(), name.decode(), synced == b"synced", digest.decode(), description)
 
 
 def _live_name(root: str) -> str | None:
     try:
-        return _current(root)["name"]
+        return _entry(root, _read_current(root))["name"].decode()
     except (StoreNotFoundError, CorruptStoreError):
         return None
 

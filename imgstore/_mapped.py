@@ -34,6 +34,10 @@ class Mapped(Many):
     def block(self, first: int) -> View:
         """The block that begins with this id."""
 
+    def copy(self, mapped: Array, images: Array) -> None:
+        """Fill `images` with a block's."""
+        np.copyto(images, mapped)
+
     def read(self, image_id: int) -> Pair:
         (first, images, labels), checksums, _ = self.view(image_id)
         row = image_id - first
@@ -42,27 +46,17 @@ class Mapped(Many):
             raise self.fault("does not match its checksum", image_id)
         return image, label
 
-    def gather(self, ids: Labels, images: Array, labels: Labels) -> None:
-        checksums = np.empty(len(ids), np.uint64)
-        for row, image_id in enumerate(ids.tolist()):
-            (first, block_images, block_labels), block_checksums, _ = self.view(image_id)
-            source = image_id - first
-            images[row], labels[row] = block_images[source], block_labels[source]
-            checksums[row] = block_checksums[source]
-        self.check(ids, images, labels, checksums)
-
     def check(self, ids: Labels, images: Array, labels: Labels, checksums: Checksums) -> None:
-        """Raise CorruptStoreError for the first image that does not match its checksum, unless verify is off."""
-        if self.verify:
-            for image_id in ids[image_checksums(images, ids, labels) != checksums]:
-                raise self.fault("does not match its checksum", int(image_id))
+        """Raise CorruptStoreError for the first image that does not match its checksum."""
+        for image_id in ids[image_checksums(images, ids, labels) != checksums]:
+            raise self.fault("does not match its checksum", int(image_id))
 
     def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
         first = self.first
         while first < self.first + self.count:
             (_, images, labels), checksums, checksum = self.block(first)
             read = Block(first, allocate(first, len(images), (images.shape[1:], images.dtype)), labels.copy())
-            np.copyto(read.images, images)
+            self.copy(images, read.images)
             if self.verify and block_checksum(read, checksums) != checksum:
                 raise self.fault(f"the block of {len(images)} images does not match its checksum", first)
             yield read

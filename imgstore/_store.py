@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imgstore._generations import (
     Generation,
@@ -57,8 +56,9 @@ class Many:
         """One image, in memory of its own, and its label."""
         raise NotImplementedError
 
-    def gather(self, ids: Labels, images: Array, labels: Labels) -> None:
-        """Fill `images` and `labels`, row by row, with the given ids; asked only where `form` is not None."""
+    def gather(self, ids: Labels) -> tuple[Array, Labels]:
+        """The images and labels of these ids, in their order; asked only where `form` is not None."""
+        raise NotImplementedError
 
     def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
         """All images, in ascending order, each block read into `allocate(first, count, form)`."""
@@ -174,8 +174,7 @@ class Backend(ABC):
 
         Raises StoreNotFoundError, CorruptStoreError.
         """
-        absolute = os.path.abspath(root)
-        return open_live(absolute, lambda generation: Reader(self, self._own(generation), verify))
+        return open_live(os.path.abspath(root), lambda found: Reader(self, self._own(found), verify))
 
     def verify(self, root: Root) -> None:
         """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
@@ -237,16 +236,17 @@ class Reader(Sequence[Pair]):
         """As `read_many` of the backend, from the open store."""
         many = self._open()
         ids = self.ids if image_ids is None else _checked_ids(image_ids)
-        single = np.isin(ids, self._singles)
+        single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
             raise ImageNotFoundError(int(missing), self._generation.root)
+        if many.form and len(ids) and image_ids is not None and not single.any():
+            return many.gather(ids)
         singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
-        labels = np.empty(len(ids), np.int64)
-        images = _rows(many, singles, len(ids))
-        if len(singles) < len(ids) and image_ids is None:
+        images, labels = _rows(many, singles, len(ids)), np.empty(len(ids), np.int64)
+        if image_ids is None and len(singles) < len(ids):
             _fill_with_all(many, images, labels)
-        elif len(singles) < len(ids):
-            _fill(many, ids, single, images, labels)
+        for row in np.flatnonzero(~single).tolist() if image_ids is not None else ():
+            images[row], labels[row] = many.read(int(ids[row]))
         for row, (image, label) in singles.items():
             images[row], labels[row] = image, label
         return images, labels
@@ -335,14 +335,6 @@ def _rows(many: Many, singles: dict[int, Pair], count: int) -> Any:
         kinds.add(many.form)
     kind = kinds.pop() if len(kinds) == 1 else None
     return [None] * count if kind is None else np.empty((count, *kind[0]), kind[1])
-
-
-def _fill(many: Many, ids: Labels, single: NDArray[np.bool_], images: Any, labels: Labels) -> None:
-    if isinstance(images, np.ndarray) and not single.any():
-        many.gather(ids, images, labels)
-        return
-    for row in np.flatnonzero(~single).tolist():
-        images[row], labels[row] = many.read(int(ids[row]))
 
 
 def _fill_with_all(many: Many, images: Any, labels: Labels) -> None:

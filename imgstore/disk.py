@@ -95,9 +95,9 @@ class _Files(Many):
             raise CorruptStoreError(path, "has not the shape and dtype that DESCRIPTION tells", image_id)
         return image, label
 
-    def gather(self, ids: Labels, images: Array, labels: Labels) -> None:
-        for row, image_id in enumerate(ids.tolist()):
-            images[row], labels[row] = self.read(image_id)
+    def gather(self, ids: Labels) -> tuple[Array, Labels]:
+        images, labels = zip(*map(self.read, ids.tolist()), strict=True)
+        return np.stack(images), np.array(labels)
 
     def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
         for image_id in range(self.count):

@@ -21,7 +21,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import lmdb
 import lmdb.verify
@@ -29,7 +29,7 @@ import numpy as np
 
 from imgstore._checksums import checksum
 from imgstore._generations import Generation, open_file
-from imgstore._images import Block, Form, Labels, form_of, image_bytes
+from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
 from imgstore._mapped import Mapped, View, checksums_of
 from imgstore._store import Backend, Many, Pair
 from imgstore.errors import CorruptStoreError
@@ -38,6 +38,7 @@ _MANY = "images.mdb"
 _HEADER = struct.Struct("<QqQQQQ8s")
 _KEY = struct.Struct(">Q")
 _COMMIT_BYTES = 16 << 20  # what a transaction may hold in memory
+_BUFFER_BYTES = 2 << 20  # holds any block but one of a single large image
 _LARGEST_IMAGE = 2**32 - (1 << 20)
 _ENGINE = 0  # LMDB 0.9, whose pages `_tree_pages` knows
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -63,17 +64,16 @@ class _Lmdb(Backend):
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
         path = os.path.join(generation, _MANY)
         _write(path, blocks)
-        with open(path, "rb") as file:
-            pages = _tree_pages(file)
-            return {"tree": [os.path.getsize(path), _pages_checksum(file, pages), pages]}
+        descriptor, size = open_file(path)
+        try:
+            pages = _tree_pages(descriptor)
+            return {"tree": [size, _pages_checksum(descriptor, pages), pages]}
+        finally:
+            os.close(descriptor)
 
     def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
-        path = generation.path(_MANY)
-        with open(open_file(path), "rb") as file:
-            size, tree, pages = generation.description["tree"]
-            if size != os.fstat(file.fileno()).st_size or tree != _pages_checksum(file, pages):
-                raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
-        return _Environment(path, 0, count, form, verify)
+        tree = generation.description.get("tree")
+        return _Environment(generation.path(_MANY), 0, count, form, verify, tree)
 
     def verify_many(self, generation: Generation) -> Labels:
         if os.path.lexists(generation.path(_MANY)):
@@ -85,26 +85,63 @@ class _Lmdb(Backend):
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
         _check_offline(path)
-        return _Environment(path, image_id, 1, None, verify).read(image_id)
+        return _Environment(path, image_id, 1, None, verify, None).read(image_id)
+
+
+class _Cached(NamedTuple):
+    """A block of a store of one form, as random reads want it."""
+
+    view: View
+    images: Array  # (k, bytes or numbers of an image)
+    labels: memoryview
+    checksums: memoryview
 
 
 class _Environment(Mapped):
-    """What `_write` wrote, open read-only."""
+    """What `_write` wrote, open read-only, once its tree is what `tree` tells, or was walked."""
 
-    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool) -> None:
+    def __init__(
+        self, path: str, first: int, count: int, form: Form | None, verify: bool, tree: list[Any] | None
+    ) -> None:
         super().__init__(path, first, count, form, verify)
-        self._transaction = _begin(path, self)
-        self._views: dict[int, View] = {}  # of a store of one form, whose blocks are equally large
-        self._per_block = len(self.block(first).checksums) if form else 0
+        self._transaction = _begin(path, self, tree)
+        self._cache: dict[int, _Cached] = {}  # by number of the block
+        self._per_block = 0  # images, once a block was read that shows it
 
     def view(self, image_id: int) -> View:
-        if not self._per_block:
+        if not self.form:
             return self.block(image_id)
-        number = image_id // self._per_block
-        view = self._views.get(number)
-        if view is None or not 0 <= image_id - view.block.first < len(view.checksums):
-            view = self._views[number] = self.block(image_id)
-        return view
+        cached = self._cache.get(image_id // self._per_block) if self._per_block else None
+        return (cached or self._load(image_id)).view
+
+    def gather(self, ids: Labels) -> tuple[Array, Labels]:
+        assert self.form is not None
+        if not self._per_block:
+            self._load(self.first)
+        numbers, rows = np.divmod(ids, self._per_block)
+        cached = self._cache.get
+        found = zip(numbers.tolist(), ids.tolist(), strict=True)
+        blocks = [cached(number) or self._load(image_id) for number, image_id in found]
+        chosen = list(zip(blocks, rows.tolist(), strict=True))
+        images = np.empty((len(ids), *self.form[0]), self.form[1])
+        np.concatenate([block.images[row] for block, row in chosen], out=images.reshape(-1))
+        labels = np.array([block.labels[row] for block, row in chosen])
+        if self.verify:
+            checksums = np.array([block.checksums[row] for block, row in chosen], np.uint64)
+            self.check(ids, images, labels, checksums)
+        return images, labels
+
+    def _load(self, image_id: int) -> _Cached:
+        view = self.block(image_id)
+        (first, images, labels), count = view.block, len(view.checksums)
+        cached = _Cached(view, images.reshape(count, -1), labels.data, view.checksums.data)
+        if not self._per_block and first and first + count == self.count:
+            return cached  # the last block may be smaller than the others
+        self._per_block = self._per_block or count
+        if first % self._per_block or count != min(self._per_block, self.count - first):
+            raise self.fault("is in a block that is not as large as the others", image_id)
+        self._cache[first // self._per_block] = cached
+        return cached
 
     def block(self, image_id: int) -> View:
         try:
@@ -123,17 +160,17 @@ class _Environment(Mapped):
         return view
 
 
-def _packed(block: Block) -> tuple[bytes, memoryview]:
-    """Key and value of a block."""
+def _packed(block: Block, buffer: Array) -> tuple[bytes, memoryview]:
+    """Key and value of a block; the value lies in `buffer` when it is large enough."""
     form = block.images.shape[1:], block.images.dtype
-    count = len(block.images)
-    data = np.empty(_HEADER.size + count * (16 + image_bytes(form)), np.uint8).data
+    size = _HEADER.size + len(block.images) * (16 + image_bytes(form))
+    data = (buffer if size <= len(buffer) else np.empty(size, np.uint8))[:size].data
     checksums, checksum = checksums_of(block)
-    _HEADER.pack_into(data, 0, checksum, block.first, count, *(*form[0], 0)[:3], form[1].str.encode())
+    _HEADER.pack_into(data, 0, checksum, block.first, len(checksums), *(*form[0], 0)[:3], form[1].str.encode())
     view = _view(data)
     assert view is not None
     view.block.images[...], view.block.labels[:], view.checksums[:] = block.images, block.labels, checksums
-    return _KEY.pack(block.first + count - 1), data
+    return _KEY.pack(block.first + len(checksums) - 1), data
 
 
 def _view(data: memoryview) -> View | None:
@@ -155,54 +192,53 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
         # not writemap: a full disk would end the process
         environment = lmdb.open(path, subdir=False, lock=False, sync=False, lib_version=_ENGINE)
         try:
-            written = 0
-            for values in _batches(map(_packed, blocks)):
-                written += sum(len(value) for _, value in values)
-                environment.set_mapsize(2 * written + _COMMIT_BYTES)
-                with environment.begin(write=True) as transaction:
-                    for key, value in values:
-                        transaction.put(key, value, append=True)
+            _put(environment, blocks)
         finally:
             environment.close()
     except lmdb.Error as error:
         raise _system_error(error, path) from error
 
 
-def _batches(values: Iterator[tuple[bytes, memoryview]]) -> Iterator[list[tuple[bytes, memoryview]]]:
-    """What goes into one transaction, which LMDB holds in memory."""
-    batch: list[tuple[bytes, memoryview]] = []
-    size = 0
-    for key, value in values:
-        batch.append((key, value))
+def _put(environment: lmdb.Environment, blocks: Iterator[Block]) -> None:
+    buffer = np.empty(_BUFFER_BYTES, np.uint8)
+    transaction = environment.begin(write=True)
+    size = room = 0
+    for block in blocks:
+        key, value = _packed(block, buffer)
         size += len(value)
-        if size >= _COMMIT_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        if len(value) > room:
+            transaction.commit()
+            environment.set_mapsize(4 * size + 4 * _COMMIT_BYTES)  # address space, of which pages are used
+            transaction, room = environment.begin(write=True), _COMMIT_BYTES
+        transaction.put(key, value, append=True)
+        room -= len(value)
+    transaction.commit()
 
 
-def _system_error(error: lmdb.Error, path: str) -> OSError | lmdb.Error:
-    """The OSError that LMDB met, where it met one: a full disk, too many open files."""
-    return OSError(error.code, os.strerror(error.code), path) if error.code > 0 else error
+def _system_error(error: lmdb.Error, path: str) -> OSError:
+    """The OSError that LMDB met: a full disk, too many open files; or a file that is none of LMDB's."""
+    if error.code > 0:
+        return OSError(error.code, os.strerror(error.code), path)
+    return CorruptStoreError(path, f"LMDB cannot use it: {error}")
 
 
-def _begin(path: str, user: Many) -> "lmdb.Transaction[memoryview]":
+def _begin(path: str, user: Many, tree: list[Any] | None) -> "lmdb.Transaction[memoryview]":
     """A read transaction on the shared environment of `path`, which is closed when its last user is gone."""
-    descriptor = open_file(path)
-    status = os.fstat(descriptor)
-    os.close(descriptor)
+    descriptor, size = open_file(path)
+    try:
+        if tree and (tree[0] != size or tree[1] != _pages_checksum(descriptor, tree[2])):
+            raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     key = status.st_dev, status.st_ino
     with _calls:
         environment, users = _opened.get(key, (None, 0))
         try:
-            if environment is None:
-                environment = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=status.st_size)
+            environment = environment or lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size)
             transaction = environment.begin(buffers=True)
         except lmdb.Error as error:
-            if error.code > 0:
-                raise _system_error(error, path) from error
-            raise CorruptStoreError(path, f"LMDB cannot open it: {error}") from None
+            raise _system_error(error, path) from error
         _opened[key] = environment, users + 1
         weakref.finalize(user, _let_go, key)
         return transaction
@@ -219,7 +255,7 @@ def _let_go(key: tuple[int, int]) -> None:
 
 def _check_offline(path: str) -> None:
     """Walk the pages without the engine, which a forged file could crash."""
-    os.close(open_file(path))
+    os.close(open_file(path)[0])
     try:
         faults = lmdb.verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]
     except (lmdb.verify.VerifyError, OSError) as error:
@@ -228,27 +264,27 @@ def _check_offline(path: str) -> None:
         raise CorruptStoreError(path, f"is not the LMDB file that was stored: {faults[0]}")
 
 
-def _pages_checksum(file: BinaryIO, pages: list[int]) -> int:
-    return checksum(b"".join(_page(file, page) for page in pages))
+def _pages_checksum(descriptor: int, pages: list[int]) -> int:
+    return checksum(b"".join(_page(descriptor, page) for page in pages))
 
 
-def _page(file: BinaryIO, number: int) -> bytes:
-    return os.pread(file.fileno(), _PAGE, number * _PAGE)
+def _page(descriptor: int, number: int) -> bytes:
+    return os.pread(descriptor, _PAGE, number * _PAGE)
 
 
-def _tree_pages(file: BinaryIO) -> list[int]:
+def _tree_pages(descriptor: int) -> list[int]:
     """The meta pages and those of the tree, from its root: all that LMDB reads to find a value.
 
     The layout of LMDB 0.9's pages is that of its source, mdb.c: MDB_page, MDB_meta and MDB_node.
     """
-    newest = max(_page(file, 0), _page(file, 1), key=lambda meta: _META.unpack_from(meta)[2])
+    newest = max(_page(descriptor, 0), _page(descriptor, 1), key=lambda meta: _META.unpack_from(meta)[2])
     page_size, root, _ = _META.unpack_from(newest)
     if page_size != _PAGE:
         raise RuntimeError(f"LMDB made pages of {page_size} bytes, not {_PAGE}; report the version of py-lmdb")
     pages, reached = [0, 1], [root]
     while reached:
         pages.append(reached.pop())
-        reached += _children(_page(file, pages[-1]))
+        reached += _children(_page(descriptor, pages[-1]))
     return pages
 
 
