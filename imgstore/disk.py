@@ -1,14 +1,16 @@
 """PNG files on disk: one for each image, whole in itself.
 
 Label, shape, dtype and checksum stand in a text chunk `imgstore` before the pixels, so a single is one file
-and one rename, and no read parses a table. `labels.csv` (id, label) lies beside the many for people and
-other tools; `verify` holds it against the files. Held without loss: uint8 with 1 to 4 channels, uint16 with
-one, bool with one.
+and one rename, and no read parses a table. `labels.csv` (id, label) lies beside the many for people and other
+tools; `verify` holds it against the files. Held without loss: uint8 with 1 to 4 channels, uint16 and bool with
+one. Small images are not compressed where that would not save a block of the disk; Pillow does all others.
 """
 
 import io
 import os
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,11 +28,15 @@ _MODES |= {("uint16", 1): "I;16", ("bool", 1): "1"}
 _LARGEST_PIXELS = 89_478_485  # what Pillow opens without taking it for a decompression bomb
 _DEFLATE_RATIO = 1032  # no deflate stream unpacks to more than this
 _LARGEST_FILE = 1 << 31
+_PLAIN_BYTES = 4096 - 300  # of pixels, in a file that still fits a block of the usual file systems
+_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types, by channels
+_TEXT_AT = 41  # behind signature, IHDR, and length and name of the text chunk
+_AFTER_PIXELS = 20  # the checksums of deflate and of the chunk, and IEND
 _LABELS = "labels.csv"
 _TITLE = "id,label\n"
 _TEXT = re.compile(
-    r"id=(?P<id>\d{1,19}) label=(?P<label>-?\d{1,19}) shape=(?P<shape>\d{1,9}(x\d{1,9}){1,2})"
-    r" dtype=(?P<dtype>[|<]\w\d) xxh3=(?P<checksum>[0-9a-f]{16})"
+    rb"id=(?P<id>\d{1,19}) label=(?P<label>-?\d{1,19}) shape=(?P<shape>\d{1,9}(x\d{1,9}){1,2})"
+    rb" dtype=(?P<dtype>[|<]\w\d) xxh3=(?P<checksum>[0-9a-f]{16})"
 )
 
 
@@ -113,17 +119,24 @@ def _entries(block: Block) -> Iterator[tuple[int, Array, int]]:
 
 def _write_png(path: str, image: Array, image_id: int, label: int) -> None:
     shape = "x".join(map(str, image.shape))
+    if image.dtype.kind == "b":
+        image = image.view(np.uint8) != 0  # the bytes that will be read back, whatever was True before
     digest = image_checksum(image, image_id, label)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("imgstore", f"id={image_id} label={label} shape={shape} dtype={image.dtype.str} xxh3={digest:016x}")
+    text = f"id={image_id} label={label} shape={shape} dtype={image.dtype.str} xxh3={digest:016x}"
+    if image.dtype == np.uint8 and image.nbytes + image.shape[0] <= _PLAIN_BYTES:
+        with open(path, "wb", buffering=0) as file:
+            file.write(_plain_png(image, text.encode()))
+        return
+    info = PngImagePlugin.PngInfo()
+    info.add_text("imgstore", text)
     plane = image[:, :, 0] if image.shape[2:] == (1,) else image
-    Image.fromarray(plane).save(path, "PNG", pnginfo=text, compress_level=1)
+    Image.fromarray(plane).save(path, "PNG", pnginfo=info, compress_level=1)
 
 
 def _read_png(path: str, image_id: int, verify: bool) -> Pair:
     data = read_file(path, _LARGEST_FILE)
     try:
-        image, label, digest = _decoded(data, image_id)
+        image, label, digest = _read_plain_png(data, image_id) or _decoded(data, image_id)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptStoreError(path, f"is not the PNG that was stored: {error}", image_id) from None
     if verify and image_checksum(image, image_id, label) != digest:
@@ -132,24 +145,60 @@ def _read_png(path: str, image_id: int, verify: bool) -> Pair:
 
 
 def _decoded(data: bytes, image_id: int) -> tuple[Array, int, int]:
-    """Image, label and checksum. Raises ValueError, or what Pillow raises, for anything but our own PNG."""
+    """Image, label and checksum. Raises ValueError, or what Pillow raises, for anything but a PNG of ours."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
-        entry = _TEXT.fullmatch(str(png.info.get("imgstore", "")))
-        if not entry or int(entry["id"]) != image_id:
-            raise ValueError("it has no text that tells of this image")
-        shape = tuple(map(int, entry["shape"].split("x")))
-        kind = form_of(shape, entry["dtype"])
-        label = checked_integer(int(entry["label"]), "label")
-        if (
-            kind is None
-            or png.size != (shape[1], shape[0])
-            or png.mode != _mode(*kind)
-            or getattr(png, "is_animated", False)
-        ):
+        form, label, digest = _told(str(png.info.get("imgstore", "")).encode(), image_id)
+        (height, width, *_), dtype = form
+        if png.size != (width, height) or png.mode != _mode(*form) or getattr(png, "is_animated", False):
             raise ValueError(f"a {png.mode} image of {png.size} is not what its text tells")
-        if image_bytes(kind) > _DEFLATE_RATIO * len(data) * 8:
+        if image_bytes(form) > _DEFLATE_RATIO * len(data) * 8:
             raise ValueError("it claims more pixels than its bytes can hold")
-        return np.array(png, kind[1]).reshape(shape), label, int(entry["checksum"], 16)
+        image = np.empty(*form)
+        # of a bool, Pillow gives bytes of 255, which are True but not the byte that NumPy has for it
+        image[...] = np.asarray(png.convert("L") if dtype.kind == "b" else png).reshape(form[0])
+        return image, label, digest
+
+
+def _told(text: bytes, image_id: int) -> tuple[Form, int, int]:
+    """Form, label and checksum from the text chunk. Raises ValueError where it does not tell of this image."""
+    entry = _TEXT.fullmatch(text)
+    if not entry or int(entry["id"]) != image_id:
+        raise ValueError("it has no text that tells of this image")
+    form = form_of(tuple(map(int, entry["shape"].split(b"x"))), entry["dtype"].decode())
+    if not form:
+        raise ValueError("its text tells no shape and dtype of an image")
+    return form, checked_integer(int(entry["label"]), "label"), int(entry["checksum"], 16)
+
+
+def _plain_png(image: Array, text: bytes) -> bytes:
+    """A PNG without filter and compression, which would not make a file of a single block any smaller."""
+    height, width, *channels = image.shape
+    rows = np.zeros((height, 1 + image.size // height), np.uint8)
+    rows[:, 1:] = image.reshape(height, -1)
+    header = struct.pack(">2I5B", width, height, 8, _COLOURS[channels[0] if channels else 1], 0, 0, 0)
+    chunks = (b"IHDR", header), (b"tEXt", b"imgstore\0" + text), (b"IDAT", zlib.compress(rows.data, 0)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
+
+
+def _read_plain_png(data: bytes, image_id: int) -> tuple[Array, int, int] | None:
+    """What `_plain_png` wrote, read without a codec; None for any other file."""
+    text_end = _TEXT_AT + int.from_bytes(data[33:37], "big")
+    if data[37 : _TEXT_AT + 9] != b"tEXtimgstore\0":
+        return None
+    form, label, digest = _told(data[_TEXT_AT + 9 : text_end], image_id)
+    height, row_bytes = form[0][0], 1 + image_bytes(form) // form[0][0]
+    start = b"IDAT\x78\x01\x01" + struct.pack("<HH", height * row_bytes % 2**16, ~(height * row_bytes) % 2**16)
+    pixels_at = text_end + 8 + len(start)
+    if data[text_end + 8 : pixels_at] != start or len(data) != pixels_at + height * row_bytes + _AFTER_PIXELS:
+        return None
+    rows = np.frombuffer(data, np.uint8, height * row_bytes, pixels_at).reshape(height, row_bytes)
+    image = np.empty(*form)
+    image.reshape(height, -1)[...] = rows[:, 1:]
+    return (image, label, digest) if form[1] == np.uint8 and not rows[:, 0].any() else None
 
 
 def _mode(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
