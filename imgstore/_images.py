@@ -44,8 +44,8 @@ def checked_integers(values: object, name: str) -> Labels:
     """`values` as int64 `(N,)`, else InvalidArgumentError."""
     try:
         array = np.asarray(values)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgumentError(name, f"is not a sequence of integers: {error}") from None
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError(name, "is not a sequence of int64 values") from None
     if array.shape == (0,):
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or int(array.max()) not in _INT64:
