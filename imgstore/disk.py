@@ -6,6 +6,7 @@ tools; `verify` holds it against the files. Held without loss: uint8 with 1 to 4
 one. Small images are not compressed where that would not save a block of the disk; Pillow does all others.
 """
 
+import functools
 import io
 import os
 import re
@@ -32,6 +33,7 @@ _PLAIN_BYTES = 4096 - 300  # of pixels, in a file that still fits a block of the
 _COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types, by channels
 _TEXT_AT = 41  # behind signature, IHDR, and length and name of the text chunk
 _AFTER_PIXELS = 20  # the checksums of deflate and of the chunk, and IEND
+_IMAGES_AT_ONCE = 256
 _LABELS = "labels.csv"
 _TITLE = "id,label\n"
 _TEXT = re.compile(
@@ -106,11 +108,14 @@ class _Files(Many):
         return np.stack(images), np.array(labels)
 
     def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
-        for image_id in range(self.count):
-            image, label = self.read(image_id)
-            images = allocate(image_id, 1, (image.shape, image.dtype))
-            images[0] = image
-            yield Block(image_id, images, np.array([label], np.int64))
+        step = _IMAGES_AT_ONCE if self.form else 1
+        for first in range(0, self.count, step):
+            pairs = [self.read(image_id) for image_id in range(first, min(first + step, self.count))]
+            image = pairs[0][0]
+            images = allocate(first, len(pairs), (image.shape, image.dtype))
+            for row, (image, _) in enumerate(pairs):
+                images[row] = image
+            yield Block(first, images, np.array([label for _, label in pairs]))
 
 
 def _entries(block: Block) -> Iterator[tuple[int, Array, int]]:
@@ -164,10 +169,16 @@ def _told(text: bytes, image_id: int) -> tuple[Form, int, int]:
     entry = _TEXT.fullmatch(text)
     if not entry or int(entry["id"]) != image_id:
         raise ValueError("it has no text that tells of this image")
-    form = form_of(tuple(map(int, entry["shape"].split(b"x"))), entry["dtype"].decode())
+    form = _form(entry["shape"], entry["dtype"])
+    return form, checked_integer(int(entry["label"]), "label"), int(entry["checksum"], 16)
+
+
+@functools.lru_cache(maxsize=256)
+def _form(shape: bytes, dtype: bytes) -> Form:
+    form = form_of(tuple(map(int, shape.split(b"x"))), dtype.decode())
     if not form:
         raise ValueError("its text tells no shape and dtype of an image")
-    return form, checked_integer(int(entry["label"]), "label"), int(entry["checksum"], 16)
+    return form
 
 
 def _plain_png(image: Array, text: bytes) -> bytes:
@@ -190,15 +201,25 @@ def _read_plain_png(data: bytes, image_id: int) -> tuple[Array, int, int] | None
     if data[37 : _TEXT_AT + 9] != b"tEXtimgstore\0":
         return None
     form, label, digest = _told(data[_TEXT_AT + 9 : text_end], image_id)
-    height, row_bytes = form[0][0], 1 + image_bytes(form) // form[0][0]
-    start = b"IDAT\x78\x01\x01" + struct.pack("<HH", height * row_bytes % 2**16, ~(height * row_bytes) % 2**16)
+    height, row_bytes, start = _plain_rows(form)
     pixels_at = text_end + 8 + len(start)
-    if data[text_end + 8 : pixels_at] != start or len(data) != pixels_at + height * row_bytes + _AFTER_PIXELS:
+    end = pixels_at + height * row_bytes
+    if data[text_end + 8 : pixels_at] != start or len(data) != end + _AFTER_PIXELS:
         return None
-    rows = np.frombuffer(data, np.uint8, height * row_bytes, pixels_at).reshape(height, row_bytes)
+    if form[1] != np.uint8 or data[pixels_at:end:row_bytes].strip(b"\0"):  # a filter other than none
+        return None
     image = np.empty(*form)
-    image.reshape(height, -1)[...] = rows[:, 1:]
-    return (image, label, digest) if form[1] == np.uint8 and not rows[:, 0].any() else None
+    rows = np.frombuffer(data, np.uint8, height * row_bytes, pixels_at)
+    image.reshape(height, -1)[...] = rows.reshape(height, row_bytes)[:, 1:]
+    return image, label, digest
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_rows(form: Form) -> tuple[int, int, bytes]:
+    """Rows, bytes of a row, and how the chunk of pixels begins."""
+    height, row_bytes = form[0][0], 1 + image_bytes(form) // form[0][0]
+    size = height * row_bytes
+    return height, row_bytes, b"IDAT\x78\x01\x01" + struct.pack("<HH", size & 0xFFFF, ~size & 0xFFFF)
 
 
 def _mode(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
