@@ -1,11 +1,14 @@
 """What a run says: the figures of each cell, and the summary below pytest-benchmark's tables."""
 
+import math
 from collections.abc import Iterator
+from statistics import linear_regression
 from typing import Any
 
 FLOOR = "floor"
-TITLES = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image")
-WIDTHS = (13, 8, 8, 12, 10, 9, 20)
+TITLES = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image", "peak MiB")
+WIDTHS = (13, 8, 8, 12, 10, 9, 20, 10)
+GROWTH_FROM = 1000  # images; below, what a call costs once hides what an image costs
 
 
 def add_figures(benchmarks: list[Any]) -> None:
@@ -39,6 +42,21 @@ def summary(benchmarks: list[Any]) -> Iterator[str]:
             yield ""
         yield line_of((*cell, *figures(fact)) if previous != cell else ("", "", *figures(fact)))
         previous = cell
+    yield from growth(facts)
+
+
+def growth(facts: list[dict[str, Any]]) -> Iterator[str]:
+    """How the time of a call grows with the number of images n: as n to the power of the slope, log on log."""
+    rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for fact in facts:
+        if fact["cutoff"] >= GROWTH_FROM:
+            seconds = fact["images_per_call"] / fact["images_per_second"]
+            point = math.log(fact["cutoff"]), math.log(seconds)
+            rows.setdefault((fact["operation"], fact["backend"]), []).append(point)
+    powers = {key: linear_regression(*zip(*points, strict=True)).slope for key, points in rows.items() if points[1:]}
+    for operation in dict.fromkeys(operation for operation, _ in powers):
+        texts = [f"{backend} {power:.2f}" for (name, backend), power in powers.items() if name == operation]
+        yield f"from {GROWTH_FROM} images on, the time of {operation} grows as n to the power of: {', '.join(texts)}"
 
 
 def order(fact: dict[str, Any]) -> tuple[Any, ...]:
@@ -50,7 +68,8 @@ def order(fact: dict[str, Any]) -> tuple[Any, ...]:
 def figures(fact: dict[str, Any]) -> tuple[str, ...]:
     times = f"{fact['times_floor']:.2f}" if "times_floor" in fact else "-"
     rates = f"{fact['images_per_second']:,.0f}", f"{fact['megabytes_per_second']:,.1f}"
-    return fact["backend"], *rates, times, f"{fact['disk_bytes_per_image']:,.0f}"
+    peak = f"{fact['peak_bytes'] / 2**20:,.0f}" if "peak_bytes" in fact else ""
+    return fact["backend"], *rates, times, f"{fact['disk_bytes_per_image']:,.0f}", peak
 
 
 def line_of(entries: tuple[Any, ...]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.images import Images, Labels
+from benchmarks.memory import peak_growth
 
 Array = NDArray[Any]
 
@@ -283,6 +284,8 @@ def measure(benchmark: Any, workload: Workload, rounds: Rounds | None) -> None:
             result = benchmark.pedantic(workload.call, setup=lambda: (workload.prepare(), {}), rounds=count)
         workload.check(result)
         benchmark.extra_info.update(facts(workload))
+        if rounds and workload.operation.endswith("_many"):
+            benchmark.extra_info["peak_bytes"] = peak_growth(lambda: workload.call(*workload.prepare()))
     except BaseException:
         benchmark.has_error = True
         raise
