@@ -257,6 +257,7 @@ def _replace_current(root: str, backend: str, name: str, durable: bool, descript
     _write_file(new, f"{line} {checksum(line.encode()):016x}\n".encode())
     if durable:
         _sync(new)
+        _sync(root)  # what CURRENT is about to name must be there when it is
     os.replace(new, os.path.join(root, "CURRENT"))
     if durable:
         _sync_with_parents(root)

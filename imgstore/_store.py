@@ -249,7 +249,7 @@ class Reader(Sequence[Pair]):
             images[row], labels[row] = many.read(int(ids[row]))
         for row, (image, label) in singles.items():
             images[row], labels[row] = image, label
-        return images, labels
+        return _stacked(images), labels
 
     def close(self) -> None:
         """Let go of the store. Reading then raises ReaderClosedError; closing again does nothing."""
@@ -335,6 +335,13 @@ def _rows(many: Many, singles: dict[int, Pair], count: int) -> Any:
         kinds.add(many.form)
     kind = kinds.pop() if len(kinds) == 1 else None
     return [None] * count if kind is None else np.empty((count, *kind[0]), kind[1])
+
+
+def _stacked(images: Array | list[Array]) -> Array | list[Array]:
+    """A list as one array, where all have one form after all."""
+    if isinstance(images, list) and len({(image.shape, image.dtype) for image in images}) == 1:
+        return np.stack(images)
+    return images
 
 
 def _fill_with_all(many: Many, images: Any, labels: Labels) -> None:

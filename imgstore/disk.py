@@ -66,9 +66,12 @@ class _Disk(Backend):
         return {}
 
     def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
-        # each row of labels.csv has at least four bytes: no forged count makes us allocate more than that
+        # no forged number makes us allocate more than the files could hold: a row of labels has four bytes or more
         if count > os.lstat(generation.path(_LABELS)).st_size // 4:
             raise CorruptStoreError(generation.path(_LABELS), f"is too short for {count} images")
+        first = generation.path(f"{0:08d}.png")
+        if form and image_bytes(form) > _DEFLATE_RATIO * 8 * os.lstat(first).st_size:
+            raise CorruptStoreError(first, "is too short for the shape that DESCRIPTION tells", 0)
         return _Files(generation, count, form, verify)
 
     def write_single(self, path: str, block: Block) -> None:

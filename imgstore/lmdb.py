@@ -41,6 +41,7 @@ _COMMIT_BYTES = 16 << 20  # what a transaction may hold in memory
 _BUFFER_BYTES = 2 << 20  # holds any block but one of a single large image
 _LARGEST_IMAGE = 2**32 - (1 << 20)
 _ENGINE = 0  # LMDB 0.9, whose pages `_tree_pages` knows
+_BYTES_BESIDE_PIXELS = 16  # of an image: its label and its checksum
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PAGE_HEADER, _BRANCH = 16, 1
 _META = struct.Struct("<40xI84xQ8xQ")  # page size, root, transaction
@@ -104,7 +105,9 @@ class _Environment(Mapped):
         self, path: str, first: int, count: int, form: Form | None, verify: bool, tree: list[Any] | None
     ) -> None:
         super().__init__(path, first, count, form, verify)
-        self._transaction = _begin(path, self, tree)
+        self._transaction, size = _begin(path, self, tree)
+        if count * (_BYTES_BESIDE_PIXELS + (image_bytes(form) if form else 1)) > size:
+            raise CorruptStoreError(path, f"is too short for {count} images")
         self._cache: dict[int, _Cached] = {}  # by number of the block
         self._per_block = 0  # images, once a block was read that shows it
 
@@ -163,7 +166,7 @@ class _Environment(Mapped):
 def _packed(block: Block, buffer: Array) -> tuple[bytes, memoryview]:
     """Key and value of a block; the value lies in `buffer` when it is large enough."""
     form = block.images.shape[1:], block.images.dtype
-    size = _HEADER.size + len(block.images) * (16 + image_bytes(form))
+    size = _HEADER.size + len(block.images) * (_BYTES_BESIDE_PIXELS + image_bytes(form))
     data = (buffer if size <= len(buffer) else np.empty(size, np.uint8))[:size].data
     checksums, checksum = checksums_of(block)
     _HEADER.pack_into(data, 0, checksum, block.first, len(checksums), *(*form[0], 0)[:3], form[1].str.encode())
@@ -179,7 +182,7 @@ def _view(data: memoryview) -> View | None:
         return None
     checksum, first, count, *shape, dtype = _HEADER.unpack_from(data)
     form = form_of([length for length in shape if length], dtype.rstrip(b"\0").decode("latin-1"))
-    if not form or len(data) != _HEADER.size + count * (16 + image_bytes(form)):
+    if not form or len(data) != _HEADER.size + count * (_BYTES_BESIDE_PIXELS + image_bytes(form)):
         return None
     labels = np.ndarray((count,), np.int64, data, _HEADER.size)
     checksums = np.ndarray((count,), np.uint64, data, _HEADER.size + 8 * count)
@@ -222,8 +225,8 @@ def _system_error(error: lmdb.Error, path: str) -> OSError:
     return CorruptStoreError(path, f"LMDB cannot use it: {error}")
 
 
-def _begin(path: str, user: Many, tree: list[Any] | None) -> "lmdb.Transaction[memoryview]":
-    """A read transaction on the shared environment of `path`, which is closed when its last user is gone."""
+def _begin(path: str, user: Many, tree: list[Any] | None) -> tuple["lmdb.Transaction[memoryview]", int]:
+    """A read transaction on the shared environment of `path`, closed when its last user is gone; and its size."""
     descriptor, size = open_file(path)
     try:
         if tree and (tree[0] != size or tree[1] != _pages_checksum(descriptor, tree[2])):
@@ -241,7 +244,7 @@ def _begin(path: str, user: Many, tree: list[Any] | None) -> "lmdb.Transaction[m
             raise _system_error(error, path) from error
         _opened[key] = environment, users + 1
         weakref.finalize(user, _let_go, key)
-        return transaction
+        return transaction, size
 
 
 def _let_go(key: tuple[int, int]) -> None:
