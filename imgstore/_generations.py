@@ -209,6 +209,11 @@ def open_file(path: str) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
+def descriptor_path(descriptor: int) -> str:
+    """A path to the very file that is open, for a library: by now its own path may name another."""
+    return f"/proc/self/fd/{descriptor}"
+
+
 def refuse_link(path: str) -> None:
     """CorruptStoreError for a symbolic link: it could lead out of the store."""
     if stat.S_ISLNK(os.lstat(path).st_mode):

@@ -81,11 +81,16 @@ def blocks(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterato
 
     Raises UnsupportedImageError, and InvalidArgumentError when the images are not as many as the labels.
     """
-    if not isinstance(images, Iterable):
+    if not isinstance(images, Iterable) or getattr(images, "ndim", 1) == 0:
         raise InvalidArgumentError("images", "give an (N, H, W[, C]) array, a sequence or an iterator of images")
-    if isinstance(images, np.ndarray) and images.ndim and len(images):
-        return _sliced(images, labels, refusal)
+    if isinstance(images, np.ndarray) and len(images) and not images.dtype.hasobject:
+        return _sliced(np.asarray(images), labels, refusal)
     return _gathered(images, labels, refusal)
+
+
+def contiguous(images: Array, native: np.dtype[Any]) -> Array:
+    """The same values, C-contiguous and of exactly this dtype: copied only where they are not so already."""
+    return np.ascontiguousarray(images, native).view(native)
 
 
 def image_bytes(form: Form) -> int:
@@ -120,22 +125,27 @@ def _sliced(images: Array, labels: Labels, refusal: Refusal) -> Iterator[Block]:
     step = _images_per_block((images.shape[1:], native))
     for first in range(0, len(images), step):
         part = slice(first, first + step)
-        yield Block(first, np.ascontiguousarray(images[part], native), labels[part])
+        yield Block(first, contiguous(images[part], native), labels[part])
 
 
 def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterator[Block]:
-    form, buffer, first, seen = None, np.empty(0), 0, 0
+    given: Form | None = None
+    form: Form | None = None
+    next_form: Form = (), np.dtype(bool)
+    buffer, first, seen = np.empty(0), 0, 0
     for image in images:
         if seen == len(labels):
             raise _mismatch(f"more than {seen}", labels)
-        if not isinstance(image, np.ndarray) or form != (image.shape, image.dtype) or seen - first == len(buffer):
+        if not isinstance(image, np.ndarray) or given != (image.shape, image.dtype):
             checked_image(image, seen, refusal)
+            given, next_form = (image.shape, image.dtype), (image.shape, image.dtype.newbyteorder("="))
+        if next_form != form or seen - first == len(buffer):
             if seen > first:
                 yield Block(first, buffer[: seen - first], labels[first:seen])
-            form = image.shape, image.dtype
+            form = next_form
             step = min(_images_per_block(form), len(labels) - seen)
             # a new buffer each time: a backend may still be at work on the last one
-            buffer, first = np.empty((step, *image.shape), image.dtype.newbyteorder("=")), seen
+            buffer, first = np.empty((step, *form[0]), form[1]), seen
         buffer[seen - first] = image  # copied at once: a generator may use its array again
         seen += 1
     if seen != len(labels):

@@ -68,6 +68,6 @@ class Mapped(Many):
 
 def checksums_of(block: Block) -> tuple[Checksums, int]:
     """The checksums to store beside a block: of each image, and its own."""
-    ids = np.arange(block.first, block.first + len(block.labels))
+    ids = np.arange(len(block.labels)) + block.first
     checksums = image_checksums(block.images, ids, block.labels)
     return checksums, block_checksum(block, checksums)

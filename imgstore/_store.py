@@ -28,11 +28,13 @@ from imgstore._images import (
     checked_integer,
     checked_integers,
     checked_labels,
+    contiguous,
     form_of,
 )
 from imgstore.errors import (
     CorruptStoreError,
     ImageNotFoundError,
+    ImgstoreError,
     ReaderClosedError,
     StoreNotFoundError,
     StoreReplacedError,
@@ -138,7 +140,7 @@ class Backend(ABC):
         """
         number = checked_integer(image_id, "image_id", 0)
         checked_image(image, number, self.refusal)
-        pixels = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+        pixels = contiguous(image, image.dtype.newbyteorder("="))
         block = Block(number, pixels[np.newaxis], np.array([checked_integer(label, "label")]))
         with writing(root) as path:
             if not os.path.lexists(os.path.join(path, "CURRENT")):
@@ -185,6 +187,17 @@ class Backend(ABC):
         count, kind = _described(generation)
         return self.open_many(generation, count, kind, verify) if count else Many()
 
+    def read_stored_singly(self, path: str, image_id: int, verify: bool) -> Pair:
+        """`read_single_file`, again when the file was replaced meanwhile."""
+        while True:
+            before = os.lstat(path)
+            try:
+                return self.read_single_file(path, image_id, verify)
+            except (OSError, ImgstoreError):
+                after = os.lstat(path)
+                if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
+                    raise
+
     def _own(self, generation: Generation) -> Generation:
         if generation.backend == self.name:
             return generation
@@ -195,7 +208,7 @@ class Backend(ABC):
 
     def _read_one(self, generation: Generation, image_id: int, verify: bool) -> Pair:
         try:
-            return self.read_single_file(generation.single(image_id, self.suffix), image_id, verify)
+            return self.read_stored_singly(generation.single(image_id, self.suffix), image_id, verify)
         except FileNotFoundError:
             many = self.open_all(generation, verify)
         if not 0 <= image_id < many.count:
@@ -205,7 +218,7 @@ class Backend(ABC):
     def _verify(self, generation: Generation) -> None:
         self.verify_many(generation)
         for image_id in generation.singles(self.suffix):
-            self.read_single_file(generation.single(image_id, self.suffix), image_id, True)
+            self.read_stored_singly(generation.single(image_id, self.suffix), image_id, True)
 
 
 class Reader(Sequence[Pair]):
@@ -298,7 +311,7 @@ class Reader(Sequence[Pair]):
     def _read_single(self, image_id: int) -> Pair:
         path = self._generation.single(image_id, self._backend.suffix)
         try:
-            return self._backend.read_single_file(path, image_id, self._verify)
+            return self._backend.read_stored_singly(path, image_id, self._verify)
         except FileNotFoundError:
             # never an older image of this id from the many
             raise self._generation.fault(path, "is missing from the store", image_id) from None
@@ -316,7 +329,8 @@ def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Lab
 
 
 def _checked_ids(image_ids: Iterable[int]) -> Labels:
-    return checked_integers(image_ids if hasattr(image_ids, "__len__") else list(image_ids), "image_ids")
+    lazy = isinstance(image_ids, Iterable) and not hasattr(image_ids, "__len__")
+    return checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
 
 
 def _described(generation: Generation) -> tuple[int, Form | None]:

@@ -25,7 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from imgstore._generations import Generation, open_file
+from imgstore._generations import Generation, descriptor_path, open_file
 from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
 from imgstore._mapped import Mapped, View, checksums_of
 from imgstore._store import Backend, Many, Pair
@@ -205,7 +205,7 @@ def _datasets(path: str, descriptor: int, pixels: bytes) -> tuple[Array, list[Ar
     """The mapped file, and in it pixels, labels, checksums, blocks. Raises CorruptStoreError for anything else."""
     try:
         memory = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
-        file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _access())
+        file = h5py.h5f.open(descriptor_path(descriptor).encode(), h5py.h5f.ACC_RDONLY, _access())
         try:
             return memory, [_view(file, name, memory) for name in (pixels, b"labels", b"checksums", b"blocks")]
         finally:
@@ -231,7 +231,7 @@ def _view(file: h5py.h5f.FileID, name: bytes, memory: Array) -> Array:
         raise ValueError(f"{name.decode()} is a link")
     dataset = h5py.h5d.open(file, name)
     # no offset: chunked and so perhaps filtered, virtual, in another file, or never written
-    offset, dtype = dataset.get_offset(), dataset.dtype
+    offset, dtype = dataset.get_offset(), np.dtype(dataset.dtype.str)
     if offset is None or offset >= len(memory) or dtype.hasobject or dtype != _DTYPES.get(name, dtype):
         raise ValueError(f"{name.decode()} does not hold what was stored there")
     return np.ndarray(dataset.shape, dtype, memory, offset)

@@ -28,7 +28,7 @@ import lmdb.verify
 import numpy as np
 
 from imgstore._checksums import checksum
-from imgstore._generations import Generation, open_file
+from imgstore._generations import Generation, descriptor_path, open_file
 from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
 from imgstore._mapped import Mapped, View, checksums_of
 from imgstore._store import Backend, Many, Pair
@@ -77,15 +77,14 @@ class _Lmdb(Backend):
         return _Environment(generation.path(_MANY), 0, count, form, verify, tree)
 
     def verify_many(self, generation: Generation) -> Labels:
-        if os.path.lexists(generation.path(_MANY)):
-            _check_offline(generation.path(_MANY))
+        if generation.description.get("count"):
+            _Environment(generation.path(_MANY), 0, 0, None, True, None)  # walks the pages, reads nothing
         return super().verify_many(generation)
 
     def write_single(self, path: str, block: Block) -> None:
         _write(path, iter([block]))
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        _check_offline(path)
         return _Environment(path, image_id, 1, None, verify, None).read(image_id)
 
 
@@ -137,7 +136,9 @@ class _Environment(Mapped):
     def _load(self, image_id: int) -> _Cached:
         view = self.block(image_id)
         (first, images, labels), count = view.block, len(view.checksums)
-        cached = _Cached(view, images.reshape(count, -1), labels.data, view.checksums.data)
+        # small values need not lie at an address that is a multiple of 8, as a memoryview wants it
+        aligned = (np.require(array, requirements="A").data for array in (labels, view.checksums))
+        cached = _Cached(view, images.reshape(count, -1), *aligned)
         if not self._per_block and first and first + count == self.count:
             return cached  # the last block may be smaller than the others
         self._per_block = self._per_block or count
@@ -226,25 +227,32 @@ def _system_error(error: lmdb.Error, path: str) -> OSError:
 
 
 def _begin(path: str, user: Many, tree: list[Any] | None) -> tuple["lmdb.Transaction[memoryview]", int]:
-    """A read transaction on the shared environment of `path`, closed when its last user is gone; and its size."""
+    """A read transaction on the file at `path`, once its pages are checked, and its size."""
     descriptor, size = open_file(path)
     try:
-        if tree and (tree[0] != size or tree[1] != _pages_checksum(descriptor, tree[2])):
+        if tree is None:
+            _check_offline(path, descriptor)
+        elif tree[0] != size or tree[1] != _pages_checksum(descriptor, tree[2]):
             raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
-        status = os.fstat(descriptor)
+        return _share(descriptor, size, user), size
+    except lmdb.Error as error:
+        raise _system_error(error, path) from error
     finally:
         os.close(descriptor)
+
+
+def _share(descriptor: int, size: int, user: Many) -> "lmdb.Transaction[memoryview]":
+    """A read transaction on the environment that all readers of this file share, until the last one is gone."""
+    status = os.fstat(descriptor)
     key = status.st_dev, status.st_ino
     with _calls:
         environment, users = _opened.get(key, (None, 0))
-        try:
-            environment = environment or lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size)
-            transaction = environment.begin(buffers=True)
-        except lmdb.Error as error:
-            raise _system_error(error, path) from error
+        if environment is None:
+            path = descriptor_path(descriptor)
+            environment = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size)
         _opened[key] = environment, users + 1
         weakref.finalize(user, _let_go, key)
-        return transaction, size
+        return environment.begin(buffers=True)
 
 
 def _let_go(key: tuple[int, int]) -> None:
@@ -256,12 +264,11 @@ def _let_go(key: tuple[int, int]) -> None:
             environment.close()
 
 
-def _check_offline(path: str) -> None:
+def _check_offline(path: str, descriptor: int) -> None:
     """Walk the pages without the engine, which a forged file could crash."""
-    os.close(open_file(path)[0])
     try:
-        faults = lmdb.verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]
-    except (lmdb.verify.VerifyError, OSError) as error:
+        faults = lmdb.verify.verify(descriptor_path(descriptor), subdir=False)  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
         faults = [str(error)]
     if faults:
         raise CorruptStoreError(path, f"is not the LMDB file that was stored: {faults[0]}")
