@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import imgstore
-from benchmarks import floor, report, terms
+from benchmarks import floor, peers, report, terms
 from benchmarks.images import Source, SourceError, open_source
-from benchmarks.workloads import Cell, Rounds, Terms, missing_room
+from benchmarks.workloads import Cell, Rounds, Terms, missing_room, verb_of
 
 FLOOR = "floor"
 CUTOFFS = (10, 100, 1000, 10_000)
@@ -57,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("warm", "cold"),
         default="warm",
         help="read from the page cache, or after evicting the store from it before each round; default: warm",
+    )
+    group.addoption(
+        "--peers",
+        action="store_true",
+        help="also measure other formats: those whose packages are installed, see benchmarks/peers/requirements.txt",
     )
     group.addoption("--no-durable", action="store_true", help="store without waiting for the disk")
     group.addoption("--no-verify", action="store_true", help="read without checking checksums")
@@ -156,7 +161,9 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     source, kept = source_of(config), terms_of(config)
     kind, device = terms.file_system(store_directory(config))
     left_out = [f"left out: {path}: {reason}" for path, reason in source.left_out]
+    missing = peers.missing() if config.getoption("--peers") else {}
     return [
+        *(f"no {name}: {reason}" for name, reason in missing.items()),
         f"images: {source.name}" + (f"; {len(left_out)} files left out" if left_out else ""),
         *left_out,
         f"stores: in {store_directory(config)}, {kind} on {device}",
@@ -167,20 +174,28 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
-    names = dict.fromkeys((*metafunc.config.getoption("--backends"), FLOOR))
+    names = [*metafunc.config.getoption("--backends"), FLOOR]
+    if metafunc.config.getoption("--peers"):
+        verb = verb_of(metafunc.function.__name__.removeprefix("test_"))
+        names += [name for name in peers.available() if verb in peers.PEERS[name].verbs]
     metafunc.parametrize("cutoff", metafunc.config.getoption("--cutoffs"), scope="session")
-    metafunc.parametrize("backend", names, scope="session")
+    metafunc.parametrize("backend", dict.fromkeys(names), scope="session")
 
 
 @pytest.fixture(scope="session")
 def cell(pytestconfig: pytest.Config, backend: str, cutoff: int) -> Iterator[Cell]:
     """A backend and the first `cutoff` images, stored once for all operations on them."""
     images, labels = source_of(pytestconfig).take(cutoff)
-    cell = Cell(backend, module_of(backend), images, labels, run_directory(pytestconfig), terms_of(pytestconfig))
+    ours = backend in {*imgstore.BACKENDS, FLOOR}
+    directory, kept = run_directory(pytestconfig), terms_of(pytestconfig)
+    cell = Cell(backend, module_of(backend), images, labels, directory, kept, forks=ours)
     reason = missing_room(cell)
     if reason:
         pytest.skip(reason)
-    cell.store()
+    try:
+        cell.store()
+    except peers.Unsupported as error:
+        pytest.skip(str(error))
     yield cell
     shutil.rmtree(cell.stored)
 
@@ -195,7 +210,7 @@ def rounds(pytestconfig: pytest.Config) -> Rounds | None:
 
 
 def module_of(backend: str) -> Any:
-    return floor if backend == FLOOR else imgstore.BACKENDS[backend]
+    return floor if backend == FLOOR else imgstore.BACKENDS.get(backend) or peers.available()[backend]
 
 
 @pytest.hookimpl(optionalhook=True)

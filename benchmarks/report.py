@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from statistics import linear_regression
 from typing import Any
 
+from imgstore import BACKENDS
+
 FLOOR = "floor"
 TITLES = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image", "peak MiB")
 WIDTHS = (13, 8, 8, 12, 10, 9, 20, 10)
@@ -43,6 +45,7 @@ def summary(benchmarks: list[Any]) -> Iterator[str]:
         yield line_of((*cell, *figures(fact)) if previous != cell else ("", "", *figures(fact)))
         previous = cell
     yield from growth(facts)
+    yield from ranking(facts)
 
 
 def growth(facts: list[dict[str, Any]]) -> Iterator[str]:
@@ -57,6 +60,20 @@ def growth(facts: list[dict[str, Any]]) -> Iterator[str]:
     for operation in dict.fromkeys(operation for operation, _ in powers):
         texts = [f"{backend} {power:.2f}" for (name, backend), power in powers.items() if name == operation]
         yield f"from {GROWTH_FROM} images on, the time of {operation} grows as n to the power of: {', '.join(texts)}"
+
+
+def ranking(facts: list[dict[str, Any]]) -> Iterator[str]:
+    """With peers: the fastest of each operation and cutoff but the floor, and how many times it ours take."""
+    cells: dict[tuple[str, int], dict[str, float]] = {}
+    for fact in sorted(facts, key=order):
+        if fact["backend"] != FLOOR:
+            seconds = fact["images_per_call"] / fact["images_per_second"]
+            cells.setdefault((fact["operation"], fact["cutoff"]), {})[fact["backend"]] = seconds
+    for (operation, cutoff), seconds_of in cells.items():
+        if seconds_of.keys() - BACKENDS.keys():
+            fastest = min(seconds_of, key=lambda name: seconds_of[name])
+            ours = [f"{name} {seconds_of[name] / seconds_of[fastest]:.2f} x" for name in BACKENDS if name in seconds_of]
+            yield f"fastest {operation} of {cutoff}: {fastest}; {', '.join(ours)}"
 
 
 def order(fact: dict[str, Any]) -> tuple[Any, ...]:

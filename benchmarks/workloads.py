@@ -61,6 +61,7 @@ class Cell:
     labels: Labels
     directory: str
     terms: Terms
+    forks: bool = True  # whether its libraries work on in a forked child, where memory is measured
 
     @property
     def stored(self) -> str:
@@ -270,6 +271,11 @@ class ReadBatch(ThroughReader):
         must_equal(result, images, self.cell.labels[self.chosen])
 
 
+def verb_of(operation: str) -> str:
+    """The verb of a backend that the operation calls."""
+    return "open_reader" if operation in (ReadOne.operation, ReadBatch.operation) else operation
+
+
 def measure(benchmark: Any, workload: Workload, rounds: Rounds | None) -> None:
     """Time a workload with pytest-benchmark's fixture and check its result; with no rounds, just once.
 
@@ -284,7 +290,7 @@ def measure(benchmark: Any, workload: Workload, rounds: Rounds | None) -> None:
             result = benchmark.pedantic(workload.call, setup=lambda: (workload.prepare(), {}), rounds=count)
         workload.check(result)
         benchmark.extra_info.update(facts(workload))
-        if rounds and workload.operation.endswith("_many"):
+        if rounds and workload.cell.forks and workload.operation.endswith("_many"):
             benchmark.extra_info["peak_bytes"] = peak_growth(lambda: workload.call(*workload.prepare()))
     except BaseException:
         benchmark.has_error = True

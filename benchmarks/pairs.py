@@ -1,0 +1,204 @@
+"""Alternates two callables and gives the ratio of their times with its spread.
+
+Two runs one after the other compare the moods of a machine as much as the code; two callables in turn meet the
+same ones. `python -m benchmarks.pairs` prints how far each backend is from the physical limit and from the plain
+use of its format, beside the goals that were set.
+"""
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import imgstore
+from benchmarks import floor, peers
+from benchmarks.images import Source, SourceError, open_source
+from benchmarks.workloads import (
+    Cell,
+    ReadBatch,
+    ReadMany,
+    ReadOne,
+    ReadSingle,
+    StoreMany,
+    StoreSingle,
+    Terms,
+    Workload,
+)
+
+SEED = 20
+CALLS_OF_A_SHORT_ONE = 200
+AT_LEAST = 5
+UNVERIFIED = "verify=False"
+OPERATIONS = {kind.operation: kind for kind in (StoreMany, ReadMany, ReadBatch, ReadOne, ReadSingle, StoreSingle)}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of the first's times to the second's, pair by pair: the median and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+    first: float  # median seconds
+    second: float
+
+    @classmethod
+    def of(cls, times: list[tuple[float, float]]) -> "Ratio":
+        first, second = np.array(times).T
+        low, median, high = np.quantile(first / second, (0.25, 0.5, 0.75)).tolist()
+        return cls(median, low, high, len(times), float(np.median(first)), float(np.median(second)))
+
+
+def alternate(
+    first: Callable[[], float], second: Callable[[], float], seconds: float, at_least: int = AT_LEAST
+) -> list[tuple[float, float]]:
+    """Pairs of what `first` and `second` return, called in turn, in an order drawn for each pair."""
+    order = random.Random(SEED)
+    end = time.monotonic() + seconds
+    times: list[tuple[float, float]] = []
+    while len(times) < at_least or time.monotonic() < end:
+        if order.random() < 0.5:
+            one = first()
+            times.append((one, second()))
+        else:
+            other = second()
+            times.append((first(), other))
+    return times
+
+
+def timed(workload: Workload) -> Callable[[], float]:
+    """A round of the workload; gives the seconds of one call. Its first result is checked."""
+    workload.check(workload.call(*workload.prepare()))
+    calls = CALLS_OF_A_SHORT_ONE if workload.repeats else 1
+
+    def round_() -> float:
+        arguments = workload.prepare()
+        start = time.perf_counter()
+        for _ in range(calls):
+            workload.call(*arguments)
+        return (time.perf_counter() - start) / calls
+
+    return round_
+
+
+class Goal(NamedTuple):
+    """`ours` takes at most `most` times as long as `reference`, or in read_one as many seconds more."""
+
+    operation: str
+    ours: str
+    reference: str
+    most: float
+    verify: bool = True
+
+
+GOALS = (
+    Goal("store_many", "hdf5", "floor", 1.3),
+    Goal("store_many", "lmdb", "floor", 1.5),
+    Goal("store_many", "disk", "pillow", 1 / 4),
+    Goal("store_many", "disk", "opencv", 1),
+    Goal("read_many", "hdf5", "floor", 1.2, verify=False),
+    Goal("read_many", "lmdb", "floor", 1.3, verify=False),
+    Goal("read_many", "disk", "pillow", 1 / 4, verify=False),
+    Goal("read_many", "disk", "opencv", 1, verify=False),
+    Goal("read_many", "hdf5", "floor", 1.6),
+    Goal("read_many", "lmdb", "floor", 1.6),
+    Goal("read_many", "disk", UNVERIFIED, 1.1),
+    Goal("read_batch", "hdf5", "floor", 2, verify=False),
+    Goal("read_batch", "lmdb", "floor", 3, verify=False),
+    Goal("read_batch", "hdf5", "floor", 4),
+    Goal("read_batch", "lmdb", "floor", 5),
+    Goal("read_batch", "disk", "opencv", 1),
+    Goal("read_one", "hdf5", "floor", 5e-6),
+    Goal("read_one", "lmdb", "floor", 5e-6),
+    Goal("read_single", "hdf5", "h5py_reopened", 1),
+    Goal("read_single", "lmdb", "lmdb_bytes", 1.3),
+    Goal("read_single", "disk", "pillow", 1.2),
+    Goal("store_single", "hdf5", "floor", 3.5),
+    Goal("store_single", "lmdb", "floor", 1.5),
+    Goal("store_single", "disk", "floor", 1.5),
+)
+GOALS_OF_PHOTOGRAPHS = tuple(
+    Goal(operation, ours, "floor", most, verify)
+    for operation, most, verify in (("store_many", 1.3, True), ("read_many", 1.3, False), ("read_many", 1.6, True))
+    for ours in ("hdf5", "lmdb")
+)
+
+
+def row(goal: Goal, ratio: Ratio) -> str:
+    """A line of the table, in Markdown."""
+    if goal.operation == ReadOne.operation:
+        more = ratio.first - ratio.second
+        measured, most, met = f"{more * 1e6:+.1f} us", f"+{goal.most * 1e6:.0f} us", more <= goal.most
+    else:
+        measured = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        most, met = f"{goal.most:.2f}", ratio.median <= goal.most
+    check = "on" if goal.verify or goal.operation.startswith("store") else "off"
+    entries = (goal.operation, goal.ours, check, goal.reference, measured, most, "yes" if met else "no", ratio.pairs)
+    return f"| {' | '.join(map(str, entries))} |"
+
+
+class Bench:
+    """Stored sets and workloads of one source, below one folder."""
+
+    def __init__(self, source: Source, cutoff: int, directory: str) -> None:
+        self.images, self.labels = source.take(cutoff)
+        self.directory = directory
+
+    def ratio(self, goal: Goal, seconds: float) -> Ratio:
+        ours = self.workload(goal.operation, goal.ours, goal.verify)
+        reference = goal.ours if goal.reference == UNVERIFIED else goal.reference
+        other = self.workload(goal.operation, reference, goal.verify and goal.reference != UNVERIFIED)
+        try:
+            return Ratio.of(alternate(timed(ours), timed(other), seconds))
+        finally:
+            ours.finish()
+            other.finish()
+
+    def workload(self, operation: str, name: str, verify: bool) -> Workload:
+        module: Any = floor if name == "floor" else imgstore.BACKENDS.get(name) or peers.load(name)
+        directory = os.path.join(self.directory, name)
+        cell = Cell(name, module, self.images, self.labels, directory, Terms(verify=verify))
+        if not os.path.isdir(cell.stored):
+            os.makedirs(directory, exist_ok=True)
+            cell.store()
+        return OPERATIONS[operation](cell)
+
+
+def lines(bench: Bench, goals: tuple[Goal, ...], seconds: float) -> Iterator[str]:
+    yield "| operation | backend | verify | against | takes times as long (quartiles) | goal | met | pairs |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for goal in goals:
+        reason = peers.missing().get(goal.reference)
+        yield f"| {goal.operation} | {goal.ours} | | {reason} |" if reason else row(goal, bench.ratio(goal, seconds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--images", metavar="PATH", help="as for pytest benchmarks; photographs have goals of their own"
+    )
+    parser.add_argument("--cutoff", type=int, default=100_000, help="images in a store; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=10, help="for each row, five pairs at least; default: 10")
+    parser.add_argument(
+        "--store-dir", metavar="PATH", help="a folder on the disk to measure; default: the temporary one"
+    )
+    options = parser.parse_args()
+    try:
+        source = open_source(options.images, options.cutoff)
+    except SourceError as error:
+        parser.error(f"--images: {error}")
+    with tempfile.TemporaryDirectory(prefix="imgstore-", dir=options.store_dir) as directory:
+        goals = GOALS_OF_PHOTOGRAPHS if options.images else GOALS
+        for line in lines(Bench(source, options.cutoff, directory), goals, options.seconds):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
