@@ -11,6 +11,7 @@ LevelDB and RocksDB switch versions with a CURRENT for the same reason: readers 
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -44,7 +45,7 @@ _CURRENT = re.compile(
     rb"(imgstore 1 (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
     rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
 )
-_SINGLE = re.compile(r"\d{8,19}")
+_SINGLE = re.compile(r"[0-9]{8,19}")
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,12 @@ class Generation:
 
     def singles(self, suffix: str) -> list[int]:
         """The ids in singles/, ascending."""
-        names = os.listdir(self.path("singles"))
-        stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
-        return sorted(int(stem) for stem in stems if _SINGLE.fullmatch(stem))
+        folder = self.path("singles")
+        stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
+        for stem in stems:
+            if not _SINGLE.fullmatch(stem) or f"{int(stem):08d}" != stem or int(stem) >= 2**63:
+                raise CorruptStoreError(folder, f"holds {stem}{suffix}, which is not the name of a single")
+        return sorted(map(int, stems))
 
     def is_live(self) -> bool:
         """Whether CURRENT still names it."""
@@ -199,8 +203,9 @@ def open_file(path: str) -> tuple[int, int]:
     try:
         # O_NONBLOCK: to open a FIFO would otherwise wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        refuse_link(path)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise CorruptStoreError(path, "is a symbolic link or a socket; a store holds none") from None
         raise
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -214,10 +219,10 @@ def descriptor_path(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
-def refuse_link(path: str) -> None:
-    """CorruptStoreError for a symbolic link: it could lead out of the store."""
-    if stat.S_ISLNK(os.lstat(path).st_mode):
-        raise CorruptStoreError(path, "is a symbolic link; a store holds none")
+def require_directory(path: str) -> None:
+    """CorruptStoreError for anything else, a symbolic link too: it could lead out of the store."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise CorruptStoreError(path, "is not a directory of the store's own")
 
 
 def _read_current(root: str) -> bytes:
@@ -237,8 +242,8 @@ def _entry(root: str, current: bytes) -> re.Match[bytes]:
 def _generation(root: str, current: bytes) -> Generation:
     backend, name, synced, digest = _entry(root, current).group("backend", "name", "synced", "description")
     path = f"{root}/{name.decode()}"
-    refuse_link(path)
-    refuse_link(f"{path}/singles")
+    require_directory(path)
+    require_directory(f"{path}/singles")
     text = read_file(f"{path}/DESCRIPTION", _LARGEST_DESCRIPTION)
     try:
         description = json.loads(text)

@@ -30,7 +30,7 @@ Array = NDArray[Any]
 Pair = tuple[Array, int]
 Many = tuple[Array | list[Array], Array]
 
-_FEW = 32  # files, up to which syncing each costs less than syncing the system
+_FEW = 4  # files and folders, up to which syncing each costs less than one sync of the system
 
 
 class Unsupported(Exception):

@@ -16,8 +16,9 @@ from benchmarks.peers._records import form_of, image_of, images_of
 _FORM = b"form"
 
 
-def table(images: Array | Sequence[Array], labels: Array) -> Any:
-    images = gathered(images)
+def table(images: Array | Sequence[Array], labels: Array, mixed: bool = False) -> Any:
+    """With `mixed`, as if the forms differed."""
+    images = images if mixed else gathered(images)
     if isinstance(images, np.ndarray):
         kind, data = pyarrow.binary(images[0].nbytes), pyarrow.py_buffer(np.ascontiguousarray(images))
         pixels = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(images), [None, data])
@@ -29,10 +30,14 @@ def table(images: Array | Sequence[Array], labels: Array) -> Any:
 def arrays(found: Any, schema: Any) -> Many:
     """Images and labels of a table, as arrays of their own; `schema` is that of the whole, with its metadata."""
     labels = found["label"].to_numpy().copy()
-    if _FORM in (schema.metadata or {}):
+    if not is_mixed(schema):
         return np.concatenate([view(schema, chunk) for chunk in found["image"].chunks]), labels
     pixels = [value.as_buffer() for value in found["image"]]
     return images_of(found["form"].to_pylist(), pixels), labels
+
+
+def is_mixed(schema: Any) -> bool:
+    return "form" in schema.names
 
 
 def view(schema: Any, chunk: Any) -> Array:

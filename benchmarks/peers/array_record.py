@@ -1,8 +1,8 @@
 """ArrayRecord: a record for each image, in groups of one and uncompressed.
 
 `ArrayRecordReader` in array_record's own documentation: "readahead_buffer_size:0,max_parallelism:0" for random
-access, the defaults for reading in order; `group_size:1` is what its users choose for random access. The hashes of
-its chunks are checked whatever `verify` says.
+access, its defaults for reading in order. With larger groups a random read takes in its neighbours. The hashes of
+chunks are checked whatever `verify` says.
 """
 
 import os

@@ -12,7 +12,7 @@ import pyarrow
 
 from benchmarks.peers import Array, Many, Pair, Reader, sync
 from benchmarks.peers._rows import Rows
-from benchmarks.peers._tables import arrays, table, view
+from benchmarks.peers._tables import arrays, is_mixed, table, view
 
 
 def store_many(root: str, images: Array | Sequence[Array], labels: Array, *, durable: bool = True) -> None:
@@ -34,9 +34,9 @@ def read_many(root: str, *, verify: bool = True) -> Many:
 
 def open_reader(root: str, *, verify: bool = True) -> Reader:
     data = _mapped(root)
-    if data.schema.metadata:
-        return Rows(view(data.schema, data["image"].chunk(0)), data["label"].to_numpy())
-    return Taken(data)
+    if is_mixed(data.schema):
+        return Taken(data)
+    return Rows(view(data.schema, data["image"].chunk(0)), data["label"].to_numpy())
 
 
 class Taken(Reader):

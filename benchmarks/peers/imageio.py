@@ -1,6 +1,6 @@
 """imageio: `imwrite` and `imread` of its v3 API, a PNG file for each image, the labels in CSV files.
 
-imageio documentation, "Usage examples", and "Core API v3", `plugin`: naming it (here Pillow) saves the search for one.
+imageio documentation, "Core API v3", `plugin`: naming it (here Pillow) saves the search for one.
 """
 
 import imageio.v3 as iio

@@ -11,7 +11,7 @@ import lance
 import numpy as np
 
 from benchmarks.peers import Array, Many, Pair, Reader, Unsupported, sync
-from benchmarks.peers._tables import arrays, table
+from benchmarks.peers._tables import arrays, is_mixed, table
 
 
 def store_many(root: str, images: Array | Sequence[Array], labels: Array, *, durable: bool = True) -> None:
@@ -21,10 +21,10 @@ def store_many(root: str, images: Array | Sequence[Array], labels: Array, *, dur
 
 
 def store_single(root: str, image: Array, image_id: int, label: int, *, durable: bool = True) -> None:
-    row = table([image], np.array([label]))
     dataset = lance.dataset(_path(root))
-    if dataset.count_rows() != image_id or dataset.schema != row.schema:
-        raise Unsupported("a row of the same form can be added to a dataset, at its end")
+    row = table([image], np.array([label]), is_mixed(dataset.schema))
+    if dataset.count_rows() != image_id or not dataset.schema.equals(row.schema, check_metadata=True):
+        raise Unsupported("to a dataset of one form, a row of that form is added, at its end")
     dataset.insert(row)
     sync(root, durable)
 

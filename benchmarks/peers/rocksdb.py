@@ -1,7 +1,7 @@
 """RocksDB through rocksdict in raw mode: a value for each image, loaded as one sorted table, uncompressed.
 
-rocksdict's README, "Raw mode", and RocksDB wiki, "Creating and Ingesting SST files". `verify` is RocksDB's
-`verify_checksums`.
+rocksdict's README, "An Example of Raw Mode", and RocksDB wiki, "Creating and Ingesting SST files". `verify` is
+RocksDB's `verify_checksums`.
 """
 
 import os

@@ -5,6 +5,7 @@ safetensors documentation, "Load tensors" ("Loading only part of the tensors"), 
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -38,7 +39,7 @@ class Slices(Reader):
     """A slice of a tensor cannot be taken by a list of rows, so a batch is read row by row."""
 
     def __init__(self, root: str) -> None:
-        file = safe_open(_path(root), "np")
+        file: Any = safe_open(_path(root), "np")
         self._images, self._labels = file.get_slice("images"), file.get_tensor("labels")
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """TensorStore's zarr3 driver: two arrays, the images in shards of 4 MiB whose chunks of 64 KiB are read alone.
 
-TensorStore documentation, "zarr3 driver", `sharding_indexed`, and `ChunkLayout`: `write_chunk` for fewer files,
-`read_chunk` for random reads. "JSON Spec", file driver: `file_io_sync` is off, as one sync at the end is faster.
+TensorStore documentation, "zarr3 driver" and `ChunkLayout`: write chunks for few files, read chunks for random
+reads. `file_io_sync`, of its "file Key-Value Store driver", is off, as one sync at the end is faster.
 """
 
 import os

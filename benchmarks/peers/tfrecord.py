@@ -1,6 +1,7 @@
 """TFRecord without TensorFlow, by the tfrecord package: a `tf.train.Example` for each image; no random access.
 
-tfrecord's README, "Reading & Writing tf.train.Example". It writes the format's checksums and does not read them.
+tfrecord's README, "Writing" and "Reading tf.Example records in Python". It writes the format's checksums and does
+not read them.
 """
 
 import os

@@ -1,7 +1,7 @@
 """WebDataset: a tar file with an .npy and a .cls member for each image; there is no random access.
 
-WebDataset's documentation, "WebDataset format" and `TarWriter`; read by a `WebDataset` pipeline. As .npy, because
-PNG takes its encoder and decoder longer than the tar file itself.
+webdataset's README, "The WebDataset Format" and "The `webdataset` Library"; `TarWriter` and `WebDataset`. As .npy,
+because PNG's encoder and decoder take longer than the tar file itself.
 """
 
 import os
