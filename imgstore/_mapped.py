@@ -32,7 +32,7 @@ class Mapped(Many):
 
     @abstractmethod
     def block(self, first: int) -> View:
-        """The block that begins with this id."""
+        """The block of this image."""
 
     def copy(self, mapped: Array, images: Array) -> None:
         """Fill `images` with a block's."""
@@ -54,7 +54,9 @@ class Mapped(Many):
     def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
         first = self.first
         while first < self.first + self.count:
-            (_, images, labels), checksums, checksum = self.block(first)
+            (found, images, labels), checksums, checksum = self.block(first)
+            if found != first:
+                raise self.fault("the blocks do not follow one another", first)
             read = Block(first, allocate(first, len(images), (images.shape[1:], images.dtype)), labels.copy())
             self.copy(images, read.images)
             if self.verify and block_checksum(read, checksums) != checksum:

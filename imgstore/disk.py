@@ -186,12 +186,18 @@ def _form(shape: bytes, dtype: bytes) -> Form:
 
 def _plain_png(image: Array, text: bytes) -> bytes:
     """A PNG without filter and compression, which would not make a file of a single block any smaller."""
-    height, width, *channels = image.shape
-    rows = np.zeros((height, 1 + image.size // height), np.uint8)
-    rows[:, 1:] = image.reshape(height, -1)
+    rows = np.zeros((len(image), 1 + image.size // len(image)), np.uint8)
+    rows[:, 1:] = image.reshape(len(image), -1)
+    chunks = (b"tEXt", b"imgstore\0" + text), (b"IDAT", zlib.compress(rows.data, 0)), (b"IEND", b"")
+    return _plain_head(image.shape) + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_head(shape: tuple[int, ...]) -> bytes:
+    """Signature and IHDR of 8 bits a channel."""
+    height, width, *channels = shape
     header = struct.pack(">2I5B", width, height, 8, _COLOURS[channels[0] if channels else 1], 0, 0, 0)
-    chunks = (b"IHDR", header), (b"tEXt", b"imgstore\0" + text), (b"IDAT", zlib.compress(rows.data, 0)), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -209,7 +215,9 @@ def _read_plain_png(data: bytes, image_id: int) -> tuple[Array, int, int] | None
     end = pixels_at + height * row_bytes
     if data[text_end + 8 : pixels_at] != start or len(data) != end + _AFTER_PIXELS:
         return None
-    if form[1] != np.uint8 or data[pixels_at:end:row_bytes].strip(b"\0"):  # a filter other than none
+    if form[1] != np.uint8 or _mode(*form) is None or data[:33] != _plain_head(form[0]):
+        return None
+    if data[pixels_at:end:row_bytes].strip(b"\0"):  # a filter other than none
         return None
     image = np.empty(*form)
     rows = np.frombuffer(data, np.uint8, height * row_bytes, pixels_at)

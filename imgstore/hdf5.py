@@ -34,7 +34,13 @@ from imgstore.errors import CorruptStoreError
 _MANY = "images.h5"
 _BLOCK_FIELDS = 7
 _LAYOUT: dict[str, Any] = {"libver": "latest", "alignment_threshold": 1, "alignment_interval": 64}  # a cache line
-_DTYPES = {b"labels": np.dtype("<i8"), b"checksums": np.dtype("<u8"), b"blocks": np.dtype("<u8")}
+_EXPECTED = {  # dimensions and dtype
+    b"images": ((3, 4), None),
+    b"pixels": ((1,), np.dtype("u1")),
+    b"labels": ((1,), np.dtype("<i8")),
+    b"checksums": ((1,), np.dtype("<u8")),
+    b"blocks": ((2,), np.dtype("<u8")),
+}
 
 
 class _Hdf5(Backend):
@@ -74,13 +80,7 @@ class _File(Mapped):
         self._all = View(Block(first, self._pixels, self._labels), self._checksums, 0)
 
     def view(self, image_id: int) -> View:
-        return self._all if self.form else self._block_of(image_id)
-
-    def block(self, first: int) -> View:
-        view = self._block_of(first)
-        if view.block.first != first:
-            raise self.fault("the blocks do not follow one another", first)
-        return view
+        return self._all if self.form else self.block(image_id)
 
     def copy(self, mapped: Array, images: Array) -> None:
         # a sixth faster than to copy what is mapped, whose pages would first be looked up one by one
@@ -95,7 +95,7 @@ class _File(Mapped):
             self.check(ids, images, labels, self._checksums[ids])
         return images, labels
 
-    def _block_of(self, image_id: int) -> View:
+    def block(self, image_id: int) -> View:
         number = max(bisect.bisect_right(self._firsts, image_id) - 1, 0)
         first, checksum, *place = self._blocks[number].tolist()
         last = self._firsts[number + 1] if number + 1 < len(self._firsts) else self.first + self.count
@@ -232,7 +232,10 @@ def _view(file: h5py.h5f.FileID, name: bytes, memory: Array) -> Array:
     dataset = h5py.h5d.open(file, name)
     # no offset: chunked and so perhaps filtered, virtual, in another file, or never written
     offset, dtype = dataset.get_offset(), np.dtype(dataset.dtype.str)
-    if offset is None or offset >= len(memory) or dtype.hasobject or dtype != _DTYPES.get(name, dtype):
+    dimensions, expected = _EXPECTED[name]
+    if dtype.kind not in "biufc" or dtype != (expected or dtype) or len(dataset.shape) not in dimensions:
+        raise ValueError(f"{name.decode()} has another shape or dtype")
+    if offset is None or offset >= len(memory):
         raise ValueError(f"{name.decode()} does not hold what was stored there")
     return np.ndarray(dataset.shape, dtype, memory, offset)
 

@@ -100,9 +100,7 @@ class _Cached(NamedTuple):
 class _Environment(Mapped):
     """What `_write` wrote, open read-only, once its tree is what `tree` tells, or was walked."""
 
-    def __init__(
-        self, path: str, first: int, count: int, form: Form | None, verify: bool, tree: list[Any] | None
-    ) -> None:
+    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool, tree: object) -> None:
         super().__init__(path, first, count, form, verify)
         self._transaction, size = _begin(path, self, tree)
         if count * (_BYTES_BESIDE_PIXELS + (image_bytes(form) if form else 1)) > size:
@@ -154,11 +152,13 @@ class _Environment(Mapped):
         except lmdb.Error as error:
             raise self.fault(f"LMDB cannot read it: {error}", image_id) from None
         view = _view(data)
-        if view is None or key != _KEY.pack(view.block.first + len(view.checksums) - 1):
+        if view is None:
             raise self.fault("is in no block", image_id)
         first, images, labels = view.block
         if not self.first <= first <= image_id < first + len(labels) <= self.first + self.count:
             raise self.fault("is in a block with other ids", image_id)
+        if key != _KEY.pack(first + len(labels) - 1):
+            raise self.fault("is in a block under another key", image_id)
         if self.form not in (None, (images.shape[1:], images.dtype)):
             raise self.fault("does not have the shape and dtype that DESCRIPTION tells", image_id)
         return view
@@ -226,13 +226,13 @@ def _system_error(error: lmdb.Error, path: str) -> OSError:
     return CorruptStoreError(path, f"LMDB cannot use it: {error}")
 
 
-def _begin(path: str, user: Many, tree: list[Any] | None) -> tuple["lmdb.Transaction[memoryview]", int]:
+def _begin(path: str, user: Many, tree: object) -> tuple["lmdb.Transaction[memoryview]", int]:
     """A read transaction on the file at `path`, once its pages are checked, and its size."""
     descriptor, size = open_file(path)
     try:
         if tree is None:
-            _check_offline(path, descriptor)
-        elif tree[0] != size or tree[1] != _pages_checksum(descriptor, tree[2]):
+            _check_offline(path, descriptor, size)
+        elif not _is_tree(tree, descriptor, size):
             raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
         return _share(descriptor, size, user), size
     except lmdb.Error as error:
@@ -264,14 +264,25 @@ def _let_go(key: tuple[int, int]) -> None:
             environment.close()
 
 
-def _check_offline(path: str, descriptor: int) -> None:
+def _check_offline(path: str, descriptor: int, size: int) -> None:
     """Walk the pages without the engine, which a forged file could crash."""
+    if size > 2 * os.fstat(descriptor).st_blocks * 512 + _COMMIT_BYTES:  # what is a hole would be walked for long
+        raise CorruptStoreError(path, "is mostly a hole, which LMDB does not write")
     try:
         faults = lmdb.verify.verify(descriptor_path(descriptor), subdir=False)  # type: ignore[no-untyped-call]
-    except lmdb.verify.VerifyError as error:
+    except (lmdb.verify.VerifyError, RecursionError) as error:
         faults = [str(error)]
     if faults:
         raise CorruptStoreError(path, f"is not the LMDB file that was stored: {faults[0]}")
+
+
+def _is_tree(tree: object, descriptor: int, size: int) -> bool:
+    """Whether the file is the one of which DESCRIPTION keeps size, checksum and numbers of pages."""
+    if not isinstance(tree, list) or len(tree) != 3 or tree[0] != size or not isinstance(tree[2], list):
+        return False
+    last = size // _PAGE
+    whole = all(type(page) is int and 0 <= page < last for page in tree[2])
+    return whole and len(tree[2]) <= last and _pages_checksum(descriptor, tree[2]) == tree[1]
 
 
 def _pages_checksum(descriptor: int, pages: list[int]) -> int:
