@@ -266,7 +266,7 @@ def _let_go(key: tuple[int, int]) -> None:
 
 def _check_offline(path: str, descriptor: int, size: int) -> None:
     """Walk the pages without the engine, which a forged file could crash."""
-    if size > 2 * os.fstat(descriptor).st_blocks * 512 + _COMMIT_BYTES:  # what is a hole would be walked for long
+    if size > 1024 * os.fstat(descriptor).st_blocks * 512 + _COMMIT_BYTES:  # what is a hole would be walked for long
         raise CorruptStoreError(path, "is mostly a hole, which LMDB does not write")
     try:
         faults = lmdb.verify.verify(descriptor_path(descriptor), subdir=False)  # type: ignore[no-untyped-call]
