@@ -63,10 +63,6 @@ class Generation:
         """The path of a file in it."""
         return "/".join((self.root, self.name, *names))
 
-    def single(self, image_id: int, suffix: str) -> str:
-        """The path of a single, whether it exists or not."""
-        return f"{self.root}/{self.name}/singles/{image_id:08d}{suffix}"
-
     def singles(self, suffix: str) -> list[int]:
         """The ids in singles/, ascending."""
         folder = self.path("singles")
@@ -85,6 +81,11 @@ class Generation:
         if self.is_live():
             return CorruptStoreError(path, message, image_id)
         return StoreReplacedError(self.root, "the store was replaced since it was opened; open it again")
+
+
+def single_name(image_id: int, suffix: str) -> str:
+    """Where a single lies in a generation, whether it exists or not."""
+    return f"singles/{image_id:08d}{suffix}"
 
 
 def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
@@ -169,8 +170,8 @@ def make_durable(generation: Generation) -> None:
     _replace_current(generation.root, generation.backend, generation.name, True, generation.checksum)
 
 
-def replace_single(generation: Generation, path: str, durable: bool, write: Callable[[str], None]) -> None:
-    """Let `write` make the file of a single under another name, then rename it to `path`."""
+def replace_single(generation: Generation, name: str, durable: bool, write: Callable[[str], None]) -> None:
+    """Let `write` make the file of a single under another name, then rename it to `name`."""
     new = generation.path("singles", ".new")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)
@@ -178,7 +179,7 @@ def replace_single(generation: Generation, path: str, durable: bool, write: Call
         write(new)
         if durable:
             _sync(new)
-        os.replace(new, path)
+        os.replace(new, generation.path(name))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(new)
@@ -264,11 +265,16 @@ def _live_name(root: str) -> str | None:
 def _replace_current(root: str, backend: str, name: str, durable: bool, description: str) -> None:
     line = f"imgstore 1 {backend} {name} {'synced' if durable else 'unsynced'} {description}"
     new = os.path.join(root, "CURRENT.new")
-    _write_file(new, f"{line} {checksum(line.encode()):016x}\n".encode())
-    if durable:
-        _sync(new)
-        _sync(root)  # what CURRENT is about to name must be there when it is
-    os.replace(new, os.path.join(root, "CURRENT"))
+    try:
+        _write_file(new, f"{line} {checksum(line.encode()):016x}\n".encode())
+        if durable:
+            _sync(new)
+            _sync(root)  # what CURRENT is about to name must be there when it is
+        os.replace(new, os.path.join(root, "CURRENT"))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
     if durable:
         _sync_with_parents(root)
 
@@ -291,11 +297,12 @@ def _write_file(path: str, data: bytes) -> None:
 
 def _sync_generation(path: str, descriptor: int) -> None:
     """Sync what was written to `path`: a few files one by one, many through their file system's `descriptor`."""
-    names = os.listdir(path)
-    if len(names) > _FEW:
+    folders = [f"{path}/singles", path]
+    files = [f"{folder}/{name}" for folder in folders for name in os.listdir(folder)]
+    if len(files) > _FEW:
         _sync_file_system(descriptor)
-    for name in [*names, ""] if len(names) <= _FEW else []:
-        _sync(os.path.join(path, name))
+    for each in [*files, *folders] if len(files) <= _FEW else []:
+        _sync(each)
 
 
 def _sync_with_parents(root: str) -> None:

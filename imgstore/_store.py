@@ -16,6 +16,7 @@ from imgstore._generations import (
     open_live,
     replace_generation,
     replace_single,
+    single_name,
     writing,
 )
 from imgstore._images import (
@@ -142,14 +143,20 @@ class Backend(ABC):
         checked_image(image, number, self.refusal)
         pixels = contiguous(image, image.dtype.newbyteorder("="))
         block = Block(number, pixels[np.newaxis], np.array([checked_integer(label, "label")]))
+        name = single_name(number, self.suffix)
+
+        def write_first(generation: str) -> dict[str, Any]:
+            self.write_single(f"{generation}/{name}", block)
+            return {"count": 0, "shape": None, "dtype": None}
+
         with writing(root) as path:
-            if not os.path.lexists(os.path.join(path, "CURRENT")):
-                replace_generation(path, self.name, durable, lambda _: {"count": 0, "shape": None, "dtype": None})
+            if not os.path.lexists(f"{path}/CURRENT"):
+                replace_generation(path, self.name, durable, write_first)
+                return
             generation = self._own(open_live(path, lambda generation: generation))
             if durable and not generation.synced:
                 make_durable(generation)
-            target = generation.single(number, self.suffix)
-            replace_single(generation, target, durable, lambda new: self.write_single(new, block))
+            replace_single(generation, name, durable, lambda new: self.write_single(new, block))
 
     def read_single(self, root: Root, image_id: int, *, verify: bool = True) -> Pair:
         """One image and its label. With `verify`, both were checked against their checksum.
@@ -208,7 +215,7 @@ class Backend(ABC):
 
     def _read_one(self, generation: Generation, image_id: int, verify: bool) -> Pair:
         try:
-            return self.read_stored_singly(generation.single(image_id, self.suffix), image_id, verify)
+            return self.read_stored_singly(generation.path(single_name(image_id, self.suffix)), image_id, verify)
         except FileNotFoundError:
             many = self.open_all(generation, verify)
         if not 0 <= image_id < many.count:
@@ -218,7 +225,7 @@ class Backend(ABC):
     def _verify(self, generation: Generation) -> None:
         self.verify_many(generation)
         for image_id in generation.singles(self.suffix):
-            self.read_stored_singly(generation.single(image_id, self.suffix), image_id, True)
+            self.read_stored_singly(generation.path(single_name(image_id, self.suffix)), image_id, True)
 
 
 class Reader(Sequence[Pair]):
@@ -309,7 +316,7 @@ class Reader(Sequence[Pair]):
         return many.read(index)
 
     def _read_single(self, image_id: int) -> Pair:
-        path = self._generation.single(image_id, self._backend.suffix)
+        path = self._generation.path(single_name(image_id, self._backend.suffix))
         try:
             return self._backend.read_stored_singly(path, image_id, self._verify)
         except FileNotFoundError:

@@ -16,6 +16,7 @@ checked before the environment is opened: DESCRIPTION holds their checksum for t
 name, so `lock=False` is safe: there is no lock file, no reader slot, and nothing that a fork could harm.
 """
 
+import errno
 import os
 import struct
 import threading
@@ -221,6 +222,12 @@ def _put(environment: lmdb.Environment, blocks: Iterator[Block]) -> None:
 
 def _system_error(error: lmdb.Error, path: str) -> OSError:
     """The OSError that LMDB met: a full disk, too many open files; or a file that is none of LMDB's."""
+    if error.code == errno.EIO:  # what LMDB also says when the disk took a part of what it wrote
+        try:
+            with open(path, "ab") as file:
+                os.posix_fallocate(file.fileno(), file.tell(), _COMMIT_BYTES)
+        except OSError as full:
+            return full
     if error.code > 0:
         return OSError(error.code, os.strerror(error.code), path)
     return CorruptStoreError(path, f"LMDB cannot use it: {error}")
