@@ -297,12 +297,13 @@ def _write_file(path: str, data: bytes) -> None:
 
 def _sync_generation(path: str, descriptor: int) -> None:
     """Sync what was written to `path`: a few files one by one, many through their file system's `descriptor`."""
-    folders = [f"{path}/singles", path]
-    files = [f"{folder}/{name}" for folder in folders for name in os.listdir(folder)]
-    if len(files) > _FEW:
+    names = [*os.listdir(path), *(f"singles/{name}" for name in os.listdir(f"{path}/singles"))]
+    if len(names) > _FEW:
         _sync_file_system(descriptor)
-    for each in [*files, *folders] if len(files) <= _FEW else []:
-        _sync(each)
+        return
+    for name in names:
+        _sync(f"{path}/{name}")
+    _sync(path)
 
 
 def _sync_with_parents(root: str) -> None:
