@@ -14,11 +14,12 @@ import pytest
 import imgstore
 from benchmarks import floor, peers, report, terms
 from benchmarks.images import Source, SourceError, open_source
-from benchmarks.workloads import Cell, Rounds, Terms, missing_room, verb_of
+from benchmarks.workloads import Cell, Rounds, Terms, free_memory, missing_room, verb_of
 
 FLOOR = "floor"
 CUTOFFS = (10, 100, 1000, 10_000)
 LARGEST_CUTOFF = 100_000
+SYNTHETIC_BYTES = 32 * 32 * 3
 SOURCE = pytest.StashKey[Source]()
 DIRECTORY = pytest.StashKey[str]()
 
@@ -110,8 +111,12 @@ def store_directory(config: pytest.Config) -> str:
 def source_of(config: pytest.Config) -> Source:
     """The images of the run, opened when first asked for; UsageError where there are none."""
     if SOURCE not in config.stash:
+        count, free = max(config.getoption("--cutoffs")), free_memory()
+        if not config.getoption("--images") and count * SYNTHETIC_BYTES > free:
+            need = f"{count} synthetic images need {count * SYNTHETIC_BYTES >> 20} MiB of memory"
+            raise pytest.UsageError(f"--cutoffs: {need}, {free >> 20} MiB are free; choose fewer")
         try:
-            config.stash[SOURCE] = open_source(config.getoption("--images"), max(config.getoption("--cutoffs")))
+            config.stash[SOURCE] = open_source(config.getoption("--images"), count)
         except SourceError as error:
             raise pytest.UsageError(f"--images: {error}") from None
     return config.stash[SOURCE]
@@ -128,7 +133,10 @@ def terms_of(config: pytest.Config) -> Terms:
 def run_directory(config: pytest.Config) -> str:
     """The run's own folder below the store directory, removed however the run ends."""
     if DIRECTORY not in config.stash:
-        path = tempfile.mkdtemp(prefix="imgstore-", dir=store_directory(config))
+        try:
+            path = tempfile.mkdtemp(prefix="imgstore-", dir=store_directory(config))
+        except OSError as error:
+            raise pytest.UsageError(f"--store-dir: nothing can be stored there ({error}); give another") from None
         config.add_cleanup(lambda: shutil.rmtree(path, ignore_errors=True))
         config.stash[DIRECTORY] = path
     return config.stash[DIRECTORY]
@@ -144,6 +152,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not cells or config.getoption("collectonly"):
         return
     source_of(config)
+    run_directory(config)
     kind = terms.file_system(store_directory(config))[0]
     if kind in terms.RAM_DISKS:
         message = f"{store_directory(config)} is a RAM disk ({kind}): storing there measures no disk; see --store-dir"
@@ -194,10 +203,11 @@ def cell(pytestconfig: pytest.Config, backend: str, cutoff: int) -> Iterator[Cel
         pytest.skip(reason)
     try:
         cell.store()
+        yield cell
     except peers.Unsupported as error:
         pytest.skip(str(error))
-    yield cell
-    shutil.rmtree(cell.stored)
+    finally:
+        shutil.rmtree(cell.stored, ignore_errors=True)
 
 
 @pytest.fixture

@@ -27,9 +27,12 @@ _WRITE_BYTES = 1 << 20
 
 
 def store_many(root: str, images: Iterable[Array], labels: Sized, *, durable: bool = True) -> None:
+    new = not os.path.isdir(root)
     os.makedirs(root, exist_ok=True)
     _store(os.path.join(root, "flat"), images, np.asarray(labels, np.int64), durable)
     _sync(root, durable)
+    if new:
+        _sync(os.path.dirname(os.path.abspath(root)), durable)
 
 
 def store_single(root: str, image: Array, image_id: int, label: int, *, durable: bool = True) -> None:

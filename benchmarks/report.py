@@ -79,7 +79,8 @@ def ranking(facts: list[dict[str, Any]]) -> Iterator[str]:
 def order(fact: dict[str, Any]) -> tuple[Any, ...]:
     """Operations by what they do, cutoffs ascending, the floor first, then the fastest."""
     operation = fact["operation"]
-    return not operation.startswith("store"), operation, fact["cutoff"], -fact["images_per_second"]
+    speed = fact["backend"] != FLOOR, -fact["images_per_second"]
+    return not operation.startswith("store"), operation, fact["cutoff"], *speed
 
 
 def figures(fact: dict[str, Any]) -> tuple[str, ...]:
