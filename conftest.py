@@ -136,7 +136,8 @@ def run_directory(config: pytest.Config) -> str:
         try:
             path = tempfile.mkdtemp(prefix="imgstore-", dir=store_directory(config))
         except OSError as error:
-            raise pytest.UsageError(f"--store-dir: nothing can be stored there ({error}); give another") from None
+            where = f"--store-dir: {store_directory(config)} cannot be written to; give a folder of yours"
+            raise pytest.UsageError(f"{where} ({error.strerror})") from None
         config.add_cleanup(lambda: shutil.rmtree(path, ignore_errors=True))
         config.stash[DIRECTORY] = path
     return config.stash[DIRECTORY]

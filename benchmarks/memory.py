@@ -4,6 +4,7 @@ import ctypes
 import gc
 import mmap
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +28,13 @@ def peak_growth(call: Callable[[], Any]) -> int:
         finally:
             os._exit(1)
     os.close(writing)
-    with open(reading, encoding="ascii") as pipe:
-        text = pipe.read()
-    if os.waitpid(child, 0)[1] or not text:
+    try:
+        with open(reading, encoding="ascii") as pipe:
+            text = pipe.read()
+    finally:  # also when we are interrupted: the child would go on, and hold our output open
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if not text:
         raise ChildProcessError("the call failed in the process that was to measure its memory")
     return int(text)
 

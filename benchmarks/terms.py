@@ -48,9 +48,15 @@ def incomparable(now: dict[str, Any], saved: dict[str, Any]) -> str | None:
     if not saved:
         return "the saved run does not say what was measured"
     for name in COMPARED:
-        if now[name] != saved.get(name):
+        if compared_part(now, name) != compared_part(saved, name):
             return f"not the same {name}: {shown(now[name])} now, {shown(saved.get(name, {}))} in the saved run"
     return None
+
+
+def compared_part(run: dict[str, Any], name: str) -> Any:
+    """Images are the same whatever they are called."""
+    part = run.get(name, {})
+    return part.get("fingerprint") if name == "images" else part
 
 
 def shown(part: dict[str, Any]) -> str:
