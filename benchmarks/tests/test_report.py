@@ -1,0 +1,156 @@
+"""Tests of the figures: from known medians, known rates."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.report import add_figures, summary
+
+
+class Measured:
+    """A benchmark of pytest-benchmark's, as far as a report looks at it."""
+
+    def __init__(self, median: float, **extra_info: Any) -> None:
+        self.median = median
+        self.extra_info = extra_info
+
+    def __getitem__(self, statistic: str) -> float:
+        return {"median": self.median}[statistic]
+
+
+def measured(
+    operation: str, backend: str, median: float, cutoff: int = 1000, images: int = 1000, **facts: Any
+) -> Measured:
+    return Measured(
+        median,
+        operation=operation,
+        backend=backend,
+        cutoff=cutoff,
+        images_per_call=images,
+        pixel_bytes_per_call=3000.0 * images,
+        disk_bytes_per_image=4096.4,
+        **facts,
+    )
+
+
+def figures(benchmark: Measured) -> dict[str, Any]:
+    names = ("images_per_second", "megabytes_per_second", "times_floor")
+    return {name: benchmark.extra_info[name] for name in names if name in benchmark.extra_info}
+
+
+def rows(benchmarks: list[Measured]) -> list[list[str]]:
+    """The words of each line below the titles, once the figures are known."""
+    add_figures(benchmarks)
+    return [line.split() for line in list(summary(benchmarks))[3:]]
+
+
+def test_figures_come_from_the_median_and_the_floor() -> None:
+    floor, lmdb = measured("read_many", "floor", 0.25), measured("read_many", "lmdb", 0.5)
+    add_figures([lmdb, floor])
+    assert figures(floor) == {"images_per_second": 4000, "megabytes_per_second": 12, "times_floor": 1}
+    assert figures(lmdb) == {"images_per_second": 2000, "megabytes_per_second": 6, "times_floor": 2}
+
+
+def test_what_one_call_moves_counts() -> None:
+    batch = measured("read_batch", "lmdb", 0.001, images=256)
+    add_figures([batch])
+    assert figures(batch) == pytest.approx({"images_per_second": 256_000, "megabytes_per_second": 768})
+
+
+@pytest.mark.parametrize(("operation", "cutoff"), [("read_many", 100), ("read_one", 1000), ("store_many", 10)])
+def test_only_the_floor_of_the_same_cell_counts(operation: str, cutoff: int) -> None:
+    lmdb = measured("read_many", "lmdb", 0.5)
+    add_figures([measured(operation, "floor", 0.25, cutoff), lmdb])
+    assert figures(lmdb) == {"images_per_second": 2000, "megabytes_per_second": 6}
+
+
+def test_without_a_floor_no_multiple_is_shown() -> None:
+    assert rows([measured("read_many", "lmdb", 0.5)]) == [["read_many", "1000", "lmdb", "2,000", "6.0", "-", "4,096"]]
+
+
+def test_a_benchmark_of_another_suite_is_left_alone() -> None:
+    other = Measured(0.5, note="mine")
+    add_figures([other])
+    assert other.extra_info == {"note": "mine"}
+    assert rows([other, measured("read_many", "lmdb", 0.5)]) == rows([measured("read_many", "lmdb", 0.5)])
+
+
+@pytest.mark.parametrize("benchmarks", [[], [Measured(0.5)], [measured("read_many", "lmdb", 0.5)]])
+def test_no_figures_no_summary(benchmarks: list[Measured]) -> None:
+    assert list(summary(benchmarks)) == []
+
+
+def test_the_summary_has_titles() -> None:
+    benchmarks = [measured("read_many", "lmdb", 0.5)]
+    add_figures(benchmarks)
+    blank, title, titles, _ = summary(benchmarks)
+    assert blank == "" and title.strip("-") == " imgstore: medians, all on the same terms "
+    columns = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image", "peak MiB")
+    assert titles.split() == " ".join(columns).split()
+
+
+def test_the_summary_has_a_line_for_each_cell() -> None:
+    benchmarks = [measured("read_many", "floor", 0.25), measured("read_many", "lmdb", 0.5, peak_bytes=5 << 30)]
+    assert rows(benchmarks) == [
+        ["read_many", "1000", "floor", "4,000", "12.0", "1.00", "4,096"],
+        ["lmdb", "2,000", "6.0", "2.00", "4,096", "5,120"],
+    ]
+
+
+def test_columns_line_up() -> None:
+    benchmarks = [
+        measured("store_single", "floor", 2e-5, peak_bytes=0),
+        measured("read_one", "lmdb", 50.0, cutoff=100_000, peak_bytes=900 << 30),
+    ]
+    add_figures(benchmarks)
+    _, _, titles, first, _, second = summary(benchmarks)
+    for line in (first, second):
+        assert len(line) == len(titles)
+        assert line.index("4,096") + 5 == titles.index("disk/image") + len("disk/image")
+        assert line[titles.index("backend") :].split()[0] in ("floor", "lmdb")
+
+
+def test_storing_stands_before_reading_and_small_cutoffs_before_large_ones() -> None:
+    cells = [("read_many", 1000), ("read_many", 200), ("store_single", 30), ("read_many", 30), ("store_many", 200)]
+    lines = rows([measured(operation, "lmdb", 0.5, cutoff) for operation, cutoff in cells])
+    expected = [("store_many", 200), ("store_single", 30), ("read_many", 30), ("read_many", 200), ("read_many", 1000)]
+    assert [(line[0], int(line[1])) for line in lines if line] == expected
+    assert lines[1::2] == [[]] * 4  # a blank line between cells
+
+
+@pytest.mark.parametrize("floor", [0.1, 0.4, 0.9], ids=["fastest", "between", "slowest"])
+def test_the_floor_stands_first_then_the_fastest(floor: float) -> None:
+    medians = {"disk": 0.8, "lmdb": 0.2, "floor": floor, "hdf5": 0.5}
+    lines = rows([measured("read_many", name, median) for name, median in medians.items()])
+    assert [line[-5] for line in lines] == ["floor", "lmdb", "hdf5", "disk"]
+
+
+@pytest.mark.parametrize(("power", "shown"), [(1.0, "1.00"), (0.0, "0.00"), (1.5, "1.50")])
+def test_growth_is_the_slope_of_log_on_log(power: float, shown: str) -> None:
+    cells = [measured("read_many", "lmdb", 1e-9 * n**power, n, n) for n in (1000, 10_000, 100_000)]
+    assert growth_lines([*cells, measured("read_many", "lmdb", 9.0, 999, 999)]) == [
+        f"from 1000 images on, the time of read_many grows as n to the power of: lmdb {shown}"
+    ]
+
+
+def test_growth_is_told_of_each_operation_and_backend() -> None:
+    cells = [
+        measured(operation, backend, n * factor, n, n)
+        for n in (1000, 10_000)
+        for operation, factor in (("read_many", 1e-9), ("store_many", 1e-6))
+        for backend in ("lmdb", "floor")
+    ]
+    lines = growth_lines(cells)
+    assert [line.partition("time of ")[2].split()[0] for line in sorted(lines)] == ["read_many", "store_many"]
+    assert all("lmdb 1.00" in line and "floor 1.00" in line for line in lines)
+
+
+@pytest.mark.parametrize("cutoffs", [(10, 100), (10, 1000)])
+def test_growth_needs_two_large_cutoffs(cutoffs: tuple[int, int]) -> None:
+    assert growth_lines([measured("read_many", "lmdb", 1.0, cutoff, cutoff) for cutoff in cutoffs]) == []
+
+
+def growth_lines(benchmarks: list[Measured]) -> list[str]:
+    """The lines below the summary that tell how time grows."""
+    add_figures(benchmarks)
+    return [line for line in summary(benchmarks) if line.startswith("from ")]

@@ -1,0 +1,570 @@
+"""Tests of the workloads: what a round does, in which order, and that a backend that lies is found out."""
+
+import ctypes
+import dataclasses
+import hashlib
+import mmap
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import imgstore
+from benchmarks import floor, workloads
+from benchmarks.images import Repeated
+from benchmarks.terms import RAM_DISKS, file_system
+from benchmarks.workloads import (
+    BATCH,
+    Array,
+    Cell,
+    ReadBatch,
+    ReadMany,
+    ReadOne,
+    ReadSingle,
+    Rounds,
+    StoreMany,
+    StoreSingle,
+    Terms,
+    Workload,
+    WrongResultError,
+    measure,
+    missing_room,
+)
+
+COUNT = 5
+PEAK = 123
+ONCE = Rounds(1, 0)
+BACKENDS: dict[str, Any] = {**imgstore.BACKENDS, "floor": floor}
+KINDS: tuple[type[Workload], ...] = (StoreSingle, StoreMany, ReadSingle, ReadOne, ReadMany, ReadBatch)
+STORING = (StoreSingle, StoreMany)
+READING = (ReadSingle, ReadOne, ReadMany, ReadBatch)
+PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 4, 3), np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5])
+MIXED = [PIXELS[0], PIXELS[1, ..., 0], PIXELS[2, ..., :1], PIXELS[3, :2, :3], PIXELS[4, ..., 0].astype(np.uint16) * 257]
+
+
+class FakeBenchmark:
+    """pytest-benchmark's fixture as far as `measure` uses it, with brackets in the log around what it times."""
+
+    def __init__(self, log: list[str] | None = None) -> None:
+        self.log = [] if log is None else log
+        self.extra_info: dict[str, Any] = {}
+        self.has_error = False
+
+    def __call__(self, call: Callable[..., Any]) -> Any:
+        for _ in range(3):
+            result = self._timed(call)
+        return result
+
+    def pedantic(self, call: Callable[..., Any], setup: Callable[[], Any], rounds: int) -> Any:
+        for _ in range(rounds):
+            arguments, options = setup()
+            result = self._timed(call, *arguments, **options)
+        return result
+
+    @property
+    def rounds(self) -> int:
+        return self.log.count("[")
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self.log.append("[")
+        result = call(*arguments, **options)
+        self.log.append("]")
+        return result
+
+
+class Noted:
+    """A backend or a reader whose calls and options are noted."""
+
+    def __init__(self, target: Any, log: list[str], options: dict[str, Any]) -> None:
+        self._target, self._log, self._options = target, log, options
+
+    def __getattr__(self, name: str) -> Any:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            self._log.append(name)
+            self._options.setdefault(name, options)
+            result = getattr(self._target, name)(*arguments, **options)
+            return Noted(result, self._log, self._options) if name == "open_reader" else result
+
+        return noted
+
+    def __getitem__(self, position: int) -> Any:
+        self._log.append("getitem")
+        return self._target[position]
+
+
+class Lying:
+    """A backend of which one verb goes through a lie about images and labels."""
+
+    def __init__(self, target: Any, verb: str, lie: Any) -> None:
+        self._target, self._verb, self._lie = target, verb, lie
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self, f"_{name}") if name == self._verb else getattr(self._target, name)
+
+    def __getitem__(self, position: int) -> Any:
+        return self._one(*self._target[position])
+
+    def close(self) -> None:
+        self._target.close()
+
+    def _one(self, image: Array, label: int) -> tuple[Array, int]:
+        images, labels = self._lie([255 - image, image], np.array([label - 1, label]))
+        return images[-1], int(labels[-1])
+
+    def _store_single(self, root: str, image: Array, image_id: int, label: int, **options: Any) -> None:
+        lied, lied_label = self._one(image, label)
+        self._target.store_single(root, lied, image_id, lied_label, **options)
+
+    def _store_many(self, root: str, images: Any, labels: Array, **options: Any) -> None:
+        self._target.store_many(root, *self._lie(list(images), labels), **options)
+
+    def _read_single(self, *arguments: Any, **options: Any) -> Any:
+        return self._one(*self._target.read_single(*arguments, **options))
+
+    def _read_many(self, *arguments: Any, **options: Any) -> Any:
+        images, labels = self._target.read_many(*arguments, **options)
+        return self._lie(list(images), labels)
+
+    def _open_reader(self, *arguments: Any, **options: Any) -> Any:
+        return Lying(self._target.open_reader(*arguments, **options), "read_many", self._lie)
+
+
+def flipped(image: Array) -> Array:
+    """The image with one bit of its last pixel turned over."""
+    image = image.copy()
+    image.reshape(-1)[-1] ^= 1
+    return image
+
+
+LIES: dict[str, Callable[[list[Array], Array], tuple[list[Array], Array]]] = {
+    "wrong pixel": lambda images, labels: ([*images[:-1], flipped(images[-1])], labels),
+    "wrong label": lambda images, labels: (images, labels + (np.arange(len(labels)) == len(labels) - 1)),
+    "wrong dtype": lambda images, labels: ([*images[:-1], images[-1].astype(np.int32)], labels),
+    "wrong shape": lambda images, labels: ([*images[:-1], images[-1].reshape(1, -1)], labels),
+    "one pair short": lambda images, labels: (images[:-1], labels[:-1]),
+    "one image short": lambda images, labels: (images[:-1], labels),
+    "images swapped": lambda images, labels: ([*images[1:], images[0]], labels),
+    "labels swapped": lambda images, labels: (images, np.roll(labels, 1)),
+}
+
+
+@pytest.fixture(params=["floor"])
+def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Cell:
+    """A cell of five small images, stored."""
+    cell = Cell(request.param, BACKENDS[request.param], PIXELS, LABELS, str(tmp_path), Terms())
+    cell.store()
+    return cell
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where disk and memory are of no interest: a sync waits for everything that the machine is writing."""
+    monkeypatch.setattr(os, "sync", lambda: None)
+    monkeypatch.setattr(workloads, "peak_growth", lambda call: PEAK)
+
+
+def every(kinds: tuple[type[Workload], ...] = KINDS) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", kinds, ids=[kind.operation for kind in kinds])
+
+
+@every()
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("images", [PIXELS, MIXED, Repeated(PIXELS[:2], COUNT)], ids=["uniform", "mixed", "repeated"])
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+def test_an_honest_backend_passes(
+    tmp_path: Path, quick: None, kind: type[Workload], backend: str, images: Any, cold: bool
+) -> None:
+    cell = Cell(backend, BACKENDS[backend], images, LABELS, str(tmp_path), Terms(cold=cold))
+    cell.store()
+    benchmark = FakeBenchmark()
+    measure(benchmark, kind(cell), Rounds(3, 0))
+    assert benchmark.rounds == 3 and not benchmark.has_error
+    assert (benchmark.extra_info["operation"], benchmark.extra_info["backend"]) == (kind.operation, backend)
+    assert os.listdir(tmp_path) == ["stored"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lie"),
+    # a store is not asked to hold more labels than images
+    [(kind, lie) for kind in KINDS for lie in LIES if (kind, lie) != (StoreMany, "one image short")],
+    ids=lambda value: value if isinstance(value, str) else value.operation,
+)
+@pytest.mark.parametrize("images", [PIXELS, MIXED], ids=["uniform", "mixed"])
+@pytest.mark.parametrize("rounds", [ONCE, None], ids=["measured", "disabled"])
+def test_a_backend_that_lies_is_found_out(
+    tmp_path: Path, quick: None, kind: type[Workload], lie: str, images: Any, rounds: Rounds | None
+) -> None:
+    cell = Cell("floor", floor, images, LABELS, str(tmp_path), Terms())
+    cell.store()
+    verb = "open_reader" if kind in (ReadOne, ReadBatch) else kind.operation
+    lying = kind(dataclasses.replace(cell, backend=Lying(floor, verb, LIES[lie])))
+    benchmark = FakeBenchmark()
+    with pytest.raises(WrongResultError):
+        measure(benchmark, lying, rounds)
+    assert benchmark.has_error and not benchmark.extra_info
+    assert os.listdir(tmp_path) == ["stored"]
+
+
+@every()
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_a_cell_that_ends_early_is_marked_and_leaves_nothing(
+    tmp_path: Path, quick: None, tiny: Cell, kind: type[Workload], error: BaseException
+) -> None:
+    benchmark, workload = FakeBenchmark(), kind(tiny)
+    workload.check = lambda result: (_ for _ in ()).throw(error)  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        measure(benchmark, workload, ONCE)
+    assert benchmark.has_error
+    assert os.listdir(tmp_path) == ["stored"]
+
+
+ORDER = {  # a pilot, then one round; brackets stand around what is timed; at last the memory of another call
+    (StoreSingle, False): "settle store_single settle [ store_single ] read_single check",
+    (StoreMany, False): "settle store_many settle [ store_many ] read_many check peak: settle store_many",
+    (ReadSingle, False): "read_single [ read_single ] check",
+    (ReadMany, False): "read_many [ read_many ] check peak: read_many",
+    (ReadOne, False): "open_reader [ getitem ] [ getitem ] [ getitem ] check close",
+    (ReadBatch, False): "open_reader read_many [ read_many ] check close",
+    (ReadSingle, True): "evict read_single evict [ read_single ] check",
+    (ReadMany, True): "evict read_many evict [ read_many ] check peak: evict read_many",
+    (ReadOne, True): "evict open_reader getitem close evict open_reader [ getitem ] check close",
+    (ReadBatch, True): "evict open_reader read_many close evict open_reader [ read_many ] check close",
+}
+ORDER |= {(kind, True): ORDER[kind, False] for kind in STORING}
+ORDER_ONCE = {
+    StoreSingle: "settle [ store_single ] read_single check",
+    StoreMany: "settle [ store_many ] read_many check",
+    ReadSingle: "[ read_single ] check",
+    ReadMany: "[ read_many ] check",
+    ReadOne: "open_reader [ getitem ] [ getitem ] [ getitem ] check close",
+    ReadBatch: "open_reader [ read_many ] check close",
+}
+
+
+def logged(log: list[str], entry: str, function: Callable[..., Any] = lambda *_: None) -> Any:
+    """The function, with an entry in the log for each call."""
+
+    def call(*arguments: Any) -> Any:
+        log.append(entry)
+        return function(*arguments)
+
+    return call
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens, in order; `noted` adds a backend's calls."""
+    log: list[str] = []
+    monkeypatch.setattr(workloads, "settle", logged(log, "settle"))
+    monkeypatch.setattr(workloads, "evict", logged(log, "evict"))
+    monkeypatch.setattr(workloads, "must_equal", logged(log, "check", workloads.must_equal))
+    monkeypatch.setattr(workloads, "peak_growth", logged(log, "peak:", lambda call: call()))
+    return log
+
+
+def noted(cell: Cell, log: list[str], terms: Terms, options: dict[str, Any] | None = None) -> Cell:
+    backend = Noted(cell.backend, log, {} if options is None else options)
+    return dataclasses.replace(cell, backend=backend, terms=terms)
+
+
+@every()
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+def test_only_the_bare_call_is_timed(tiny: Cell, log: list[str], kind: type[Workload], cold: bool) -> None:
+    measure(FakeBenchmark(log), kind(noted(tiny, log, Terms(cold=cold))), ONCE)
+    assert " ".join(log) == ORDER[kind, cold]
+
+
+@every()
+def test_without_rounds_everything_runs_once(tiny: Cell, log: list[str], kind: type[Workload]) -> None:
+    measure(FakeBenchmark(log), kind(noted(tiny, log, Terms())), None)
+    assert " ".join(log) == ORDER_ONCE[kind]
+
+
+@every()
+@pytest.mark.parametrize("held", [False, True])
+def test_the_terms_reach_the_backend(tiny: Cell, log: list[str], kind: type[Workload], held: bool) -> None:
+    options: dict[str, Any] = {}
+    measure(FakeBenchmark(), kind(noted(tiny, log, Terms(durable=held, verify=held), options)), ONCE)
+    verb = "open_reader" if kind in (ReadOne, ReadBatch) else kind.operation
+    assert options[verb] == {"durable" if kind in STORING else "verify": held}
+
+
+@every(tuple(kind for kind in KINDS if kind is not ReadOne))
+def test_rounds_follow_the_pilot(
+    tiny: Cell, quick: None, monkeypatch: pytest.MonkeyPatch, kind: type[Workload]
+) -> None:
+    monkeypatch.setattr(workloads, "seconds_of", lambda workload: 0.25)
+    benchmark = FakeBenchmark()
+    measure(benchmark, kind(tiny), Rounds(3, 2.0))
+    assert benchmark.rounds == 8
+
+
+@pytest.mark.parametrize(
+    ("at_least", "seconds", "pilot_seconds", "expected"),
+    [(3, 0.5, 2.0, 3), (3, 0.5, 0.125, 4), (3, 0.5, 0.15, 3), (3, 1.0, 0.15, 6), (1, 0, 0.1, 1), (5, 10, 1e-3, 10_000)],
+)
+def test_rounds_fill_the_time_but_are_never_too_few(
+    at_least: int, seconds: float, pilot_seconds: float, expected: int
+) -> None:
+    assert Rounds(at_least, seconds).after(pilot_seconds) == expected
+
+
+def test_a_pilot_counts_the_preparation(tiny: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "settle", lambda: time.sleep(0.05))
+    workload = StoreMany(tiny)
+    assert workloads.seconds_of(workload) > 0.05
+    workload.finish()
+
+
+@every()
+@pytest.mark.parametrize("images", [PIXELS, MIXED], ids=["uniform", "mixed"])
+def test_facts_say_what_a_call_moves(tmp_path: Path, quick: None, kind: type[Workload], images: Any) -> None:
+    cell = Cell("floor", floor, images, LABELS, str(tmp_path), Terms())
+    cell.store()
+    measure(benchmark := FakeBenchmark(), kind(cell), ONCE)
+    moved = {"read_many": COUNT, "store_many": COUNT, "read_batch": BATCH}.get(kind.operation, 1)
+    assert benchmark.extra_info == {
+        "operation": kind.operation,
+        "backend": "floor",
+        "cutoff": COUNT,
+        "images_per_call": moved,
+        "pixel_bytes_per_call": pytest.approx(moved * np.mean([image.nbytes for image in images])),
+        "disk_bytes_per_image": os.stat(os.path.join(cell.stored, "flat")).st_blocks * 512 / COUNT,
+        **({"peak_bytes": PEAK} if moved == COUNT else {}),
+    }
+
+
+@every((StoreMany, ReadMany))
+@pytest.mark.parametrize("tiny", BACKENDS, indirect=True)
+def test_the_memory_is_measured_in_another_process(tiny: Cell, kind: type[Workload]) -> None:
+    workload, benchmark, calls = kind(tiny), FakeBenchmark(), list[str]()
+    workload.call = logged(calls, "call", workload.call)  # type: ignore[method-assign]
+    measure(benchmark, workload, ONCE)
+    assert calls == ["call", "call"]  # the pilot and the round
+    assert 0 <= benchmark.extra_info["peak_bytes"] < 1 << 26
+    assert os.listdir(tiny.directory) == ["stored"]
+
+
+@every((StoreMany, ReadMany))
+@pytest.mark.parametrize(("forks", "rounds"), [(False, ONCE), (True, None)], ids=["no fork", "disabled"])
+def test_no_memory_is_measured(
+    tiny: Cell, log: list[str], kind: type[Workload], forks: bool, rounds: Rounds | None
+) -> None:
+    measure(benchmark := FakeBenchmark(log), kind(dataclasses.replace(tiny, forks=forks)), rounds)
+    assert "peak:" not in log and "peak_bytes" not in benchmark.extra_info
+
+
+@pytest.mark.parametrize("tiny", BACKENDS, indirect=True)
+def test_storing_singles_leaves_the_stored_set_alone(tiny: Cell, quick: None) -> None:
+    before = contents(tiny.stored)
+    measure(FakeBenchmark(), StoreSingle(tiny), Rounds(4, 0))
+    assert contents(tiny.stored) == before
+
+
+def contents(directory: str) -> dict[str, str]:
+    """A digest of each file below the directory."""
+    files = [path for path in Path(directory).rglob("*") if path.is_file()]
+    assert files
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("tiny", BACKENDS, indirect=True)
+def test_each_single_is_a_new_image_in_a_store_of_all(tiny: Cell, quick: None) -> None:
+    workload = StoreSingle(tiny)
+    for expected in (COUNT, COUNT + 1, COUNT + 2):
+        root, image, image_id, label = workload.prepare()
+        assert image_id == expected
+        assert any(
+            np.array_equal(image, own) and label == own_label for own, own_label in zip(PIXELS, LABELS, strict=True)
+        )
+        workload.call(root, image, image_id, label)
+    for image_id in range(COUNT):
+        np.testing.assert_array_equal(tiny.backend.read_single(root, image_id)[0], PIXELS[image_id])
+    workload.finish()
+
+
+def test_each_store_is_a_new_one(tiny: Cell, quick: None) -> None:
+    workload = StoreMany(tiny)
+    for _ in range(2):
+        (root,) = workload.prepare()
+        assert not os.path.exists(root)
+        workload.call(root)
+    workload.finish()
+
+
+def test_each_batch_is_drawn_anew(tiny: Cell) -> None:
+    workload = ReadBatch(tiny)
+    first, second = (workload.prepare()[0].copy() for _ in range(2))
+    workload.finish()
+    assert first.shape == second.shape == (256,)
+    assert set(first.tolist()) == set(range(COUNT))
+    assert not np.array_equal(first, second)
+
+
+@every((ReadSingle, ReadOne, StoreSingle))
+def test_single_images_are_drawn_at_random(tiny: Cell, quick: None, kind: type[Any]) -> None:
+    assert set(chosen(kind(tiny), 100)) == set(range(COUNT))
+
+
+@every((ReadSingle, ReadOne, StoreSingle, ReadBatch))
+def test_every_backend_gets_the_same_draws(
+    tmp_path_factory: pytest.TempPathFactory, quick: None, kind: type[Any]
+) -> None:
+    draws = []
+    for name in ("lmdb", "floor"):
+        cell = Cell(name, BACKENDS[name], PIXELS, LABELS, str(tmp_path_factory.mktemp(name)), Terms())
+        cell.store()
+        draws.append(chosen(kind(cell), 20))
+    np.testing.assert_array_equal(draws[0], draws[1])
+
+
+def chosen(workload: Any, rounds: int) -> list[Any]:
+    """What the workload chose in each round."""
+    choices = []
+    for _ in range(rounds):
+        workload.call(*workload.prepare())
+        choices.append(workload.chosen)
+    workload.finish()
+    return choices
+
+
+def test_evict_drops_every_file_once_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    files = [tmp_path / "one", tmp_path / "deep" / "two"]
+    for file in files:
+        file.write_bytes(bytes(9))
+    log: list[Any] = []
+    monkeypatch.setattr(workloads, "settle", lambda: log.append("settle"))
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda descriptor, *rest: log.append((os.readlink(f"/proc/self/fd/{descriptor}"), *rest))
+    )
+    workloads.evict(str(tmp_path))
+    assert log[0] == "settle"
+    assert sorted(log[1:]) == sorted((str(file), 0, 0, os.POSIX_FADV_DONTNEED) for file in files)
+
+
+def cached_pages(directory: str) -> int:
+    """How many pages of the files below the directory are in memory; skips where they always are."""
+    if file_system(directory)[0] in RAM_DISKS:
+        pytest.skip("what lies on a RAM disk is always in memory")
+    return sum(map(cached_pages_of, (path for path in Path(directory).rglob("*") if path.is_file())))
+
+
+def cached_pages_of(file: Path) -> int:
+    size = file.stat().st_size
+    if not size:
+        return 0
+    with open(file, "rb") as opened:
+        mapped = np.frombuffer(mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+    pages = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+    addresses = [ctypes.c_void_p(array.ctypes.data) for array in (mapped, pages)]
+    assert ctypes.CDLL(None).mincore(addresses[0], ctypes.c_size_t(size), addresses[1]) == 0
+    return int(np.count_nonzero(pages & 1))
+
+
+@every((ReadSingle, ReadMany))
+@pytest.mark.parametrize("tiny", BACKENDS, indirect=True)
+def test_a_cold_round_starts_with_nothing_in_memory(tiny: Cell, kind: type[Workload]) -> None:
+    workload = kind(dataclasses.replace(tiny, terms=Terms(cold=True)))
+    for _ in range(2):
+        arguments = workload.prepare()
+        assert cached_pages(tiny.stored) == 0
+        workload.call(*arguments)
+        assert cached_pages(tiny.stored) > 0
+
+
+@every(READING)
+@pytest.mark.parametrize("tiny", BACKENDS, indirect=True)
+def test_nothing_holds_the_store_when_it_is_evicted(
+    monkeypatch: pytest.MonkeyPatch, tiny: Cell, kind: type[Workload]
+) -> None:
+    held: list[list[str]] = []
+    monkeypatch.setattr(workloads, "evict", lambda directory: held.append(in_use(directory)))
+    measure(FakeBenchmark(), kind(dataclasses.replace(tiny, terms=Terms(cold=True))), Rounds(2, 0))
+    assert held[:3] == [[], [], []]
+
+
+def in_use(directory: str) -> list[str]:
+    """What this process maps or has open below the directory."""
+    descriptors = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    opened = [os.readlink(descriptor) for descriptor in descriptors if os.path.lexists(descriptor)]
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in (*opened, *mapped) if directory in entry]
+
+
+@every((ReadOne, ReadBatch))
+def test_a_warm_reader_stays_open_and_a_cold_one_is_opened_anew(tiny: Cell, kind: type[Any]) -> None:
+    for cold, expected in ((False, 1), (True, 3)):
+        workload = kind(dataclasses.replace(tiny, terms=Terms(cold=cold)))
+        readers = []
+        for _ in range(3):
+            workload.prepare()
+            readers.append(workload.reader)
+        assert len({id(reader) for reader in readers}) == expected
+        workload.finish()
+        assert workload.reader is None
+
+
+def roomy(monkeypatch: pytest.MonkeyPatch, disk: int = 1 << 60, memory: int = 1 << 60) -> None:
+    monkeypatch.setattr(workloads, "free_disk", lambda directory: disk)
+    monkeypatch.setattr(workloads, "free_memory", lambda: memory)
+
+
+@pytest.fixture
+def large() -> Cell:
+    """A cell of 2 GiB of pixels that takes no memory: a million images of 2 KiB."""
+    images = np.broadcast_to(np.zeros((32, 64), np.uint8), (1 << 20, 32, 64))
+    return Cell("floor", floor, images, np.zeros(1 << 20, np.int64), "/", Terms())
+
+
+@pytest.mark.parametrize(
+    ("disk", "memory", "reason"),
+    [
+        (64 << 30, 64 << 30, None),
+        # three stores at once, each with a block of the file system for every file
+        (3 * (6 << 30) + (256 << 20), 64 << 30, None),
+        (3 * (6 << 30) + (256 << 20) - 1, 64 << 30, "needs 18688 MiB of disk, 18687 MiB are free"),
+        (0, 0, "needs 18688 MiB of disk, 0 MiB are free"),
+        # the images once more, as they are read
+        (64 << 30, (4 << 30) + (256 << 20), None),
+        (64 << 30, (4 << 30) + (256 << 20) - 1, "needs 4352 MiB of memory, 4351 MiB are free"),
+    ],
+)
+def test_a_cell_needs_room(
+    monkeypatch: pytest.MonkeyPatch, large: Cell, disk: int, memory: int, reason: str | None
+) -> None:
+    roomy(monkeypatch, disk, memory)
+    assert missing_room(large) == reason
+
+
+@pytest.mark.parametrize("images", [MIXED, Repeated(MIXED, 3 * COUNT)], ids=["mixed", "repeated"])
+def test_a_mixed_cell_needs_the_room_of_all_its_images(monkeypatch: pytest.MonkeyPatch, images: Any) -> None:
+    cell = Cell("floor", floor, images, np.zeros(len(images), np.int64), "/", Terms())
+    size = sum(image.nbytes for image in images)
+    needed = 3 * (size + len(images) * 4096) + (256 << 20)
+    roomy(monkeypatch, disk=needed)
+    assert missing_room(cell) is None
+    roomy(monkeypatch, disk=needed - 1)
+    assert "disk" in (missing_room(cell) or "")
+
+
+def test_free_room_is_what_the_system_says(tmp_path: Path) -> None:
+    status, page = os.statvfs(tmp_path), os.sysconf("SC_PAGE_SIZE")
+    assert workloads.free_disk(str(tmp_path)) == pytest.approx(status.f_bavail * status.f_frsize, rel=0.1)
+    assert os.sysconf("SC_AVPHYS_PAGES") * page / 2 < workloads.free_memory() <= os.sysconf("SC_PHYS_PAGES") * page
+
+
+def test_disk_bytes_are_those_that_files_take(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "full").write_bytes(os.urandom(8192))
+    shutil.copy(tmp_path / "full", tmp_path / "deep" / "full")
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 30)
+    workloads.settle()
+    assert 2 * 8192 <= workloads.disk_bytes(str(tmp_path)) < 1 << 20

@@ -1,0 +1,111 @@
+"""File systems of our own: a small one in memory, and one on a loop device whose power can be cut."""
+
+import ctypes
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_IMAGE_BYTES = 512 << 20  # sparse; XFS takes no less than 300 MB
+_PLENTY = 1 << 14  # pages, and files
+_RDONLY, _REMOUNT = 1, 32  # MS_RDONLY, MS_REMOUNT
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, in XFS too: what xfstests' `godown` uses
+_NOLOGFLUSH = struct.pack("I", 2)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Memory:
+    """A tmpfs of which a given number of pages or files is free."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mount("size=64m,mode=0755")
+        (path / "one page").write_bytes(b"1")  # a size of 0 would be no limit
+
+    def leave(self, pages: int = _PLENTY, files: int = _PLENTY) -> None:
+        """Set how much is free."""
+        status, page = os.statvfs(self.path), os.sysconf("SC_PAGE_SIZE")
+        pages += status.f_blocks - status.f_bfree
+        files += status.f_files - status.f_ffree
+        self._mount(f"size={pages * page},nr_inodes={files}", _REMOUNT)
+
+    def forbid_writing(self) -> None:
+        self._mount("", _REMOUNT | _RDONLY)
+
+    def _mount(self, options: str, flags: int = 0) -> None:
+        if _libc.mount(b"tmpfs", os.fsencode(self.path), b"tmpfs", flags, options.encode()):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(self.path))
+
+
+@contextmanager
+def memory(path: Path) -> Iterator[Memory]:
+    """A tmpfs at `path`; skips where mounting is not allowed."""
+    path.mkdir()
+    try:
+        mounted = Memory(path)
+    except OSError as error:
+        pytest.skip(f"a tmpfs cannot be mounted: {error}")
+    try:
+        yield mounted
+    finally:
+        unmount(path)
+
+
+class Disk:
+    """A file system of this kind in a file, on a loop device."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.kind, self._image, self.path = kind, folder / "image", folder / "mounted"
+        self.path.mkdir()
+        with open(self._image, "wb") as image:
+            image.truncate(_IMAGE_BYTES)
+        run(f"mkfs.{kind}", "-q", self._image)
+        self.mount()
+
+    def mount(self) -> None:
+        run("mount", "-o", "loop", self._image, self.path)
+
+    def cut(self) -> None:
+        """What is not on the device yet never gets there: neither data nor what the journal has not committed."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, _NOLOGFLUSH)
+        finally:
+            os.close(descriptor)
+
+    def restart(self) -> None:
+        """Mount it as after a power cut: the journal is replayed."""
+        run("umount", self.path)
+        self.mount()
+
+
+@contextmanager
+def disk(folder: Path, kind: str) -> Iterator[Disk]:
+    """A file system on a loop device; skips where it cannot be made or mounted."""
+    folder.mkdir()
+    try:
+        try:
+            mounted = Disk(folder, kind)
+            mounted.cut()
+            mounted.restart()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no {kind} can be made, mounted and cut off: {error}")
+        yield mounted
+    finally:
+        unmount(folder / "mounted")
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def unmount(path: Path) -> None:
+    """Also while something holds a file open, and where an earlier step has failed."""
+    if os.path.ismount(path) and subprocess.run(["umount", path], capture_output=True, check=False).returncode:
+        run("umount", "--lazy", path)

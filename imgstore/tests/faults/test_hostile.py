@@ -1,0 +1,929 @@
+"""A store from a stranger, whose checksums all agree: refused quickly, in little memory, and nothing else opened."""
+
+import contextlib
+import ctypes
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import imgstore
+from imgstore import BACKENDS
+from imgstore.errors import CorruptStoreError, StoreNotFoundError
+from imgstore.tests.checks import record
+from imgstore.tests.faults import damage
+from imgstore.tests.faults.changes import OURS, Store
+from imgstore.tests.faults.children import traced
+from imgstore.tests.faults.damage import PAGE, REFUSED, Attempt, Reading, Sample
+from imgstore.tests.faults.tally import Tally
+
+MEMORY = 1 << 28  # what reading may take
+GENERATION, SINGLES = "generation", "generation/singles"
+MANY = {"disk": "generation/00000000.png", "lmdb": "generation/images.mdb", "hdf5": "generation/images.h5"}
+SINGLE = {name: f"{SINGLES}/00000003{module.BACKEND.suffix}" for name, module in BACKENDS.items()}
+
+Tamper = Callable[[Path, Path, str], None]  # root, a folder outside of it, backend
+
+
+class Case(NamedTuple):
+    """What a stranger did; `harmless` where the store may still be read as it was stored."""
+
+    tamper: Tamper
+    refusal: tuple[type[Exception], ...] = (CorruptStoreError,)
+    harmless: bool = False
+
+
+def at(root: Path, name: str) -> Path:
+    return root / name.replace(GENERATION, damage.current_words(root)[3])
+
+
+# CURRENT
+
+
+def current(**words: str) -> Case:
+    return Case(lambda root, outside, backend: damage.reseal(root, None, **words))
+
+
+def current_text(text: bytes) -> Case:
+    return Case(lambda root, outside, backend: damage.lay(root, {damage.CURRENT: text}))
+
+
+def names_outside(root: Path, outside: Path, backend: str) -> None:
+    shutil.copytree(damage.generation_of(root), outside / "000001-abcdef")
+    damage.reseal(root, name=str(outside / "000001-abcdef"))
+
+
+def other_backend(root: Path, outside: Path, backend: str) -> None:
+    damage.reseal(root, backend=next(name for name in BACKENDS if name != backend))
+
+
+CURRENTS = {
+    "CURRENT names ../..": current(name="../../000001-abcdef"),
+    "CURRENT names the root": current(name="."),
+    "CURRENT names an absolute path": Case(names_outside),
+    "CURRENT names a generation that is not there": current(name="000009-abcdef"),
+    "CURRENT names the largest generation": current(name=f"{10**18 - 1}-abcdef"),
+    "CURRENT has digits of another script": current(name="\u0660\u0660\u0660\u0660\u0660\u0661-abcdef"),
+    "CURRENT tells of another backend": Case(other_backend, (CorruptStoreError, StoreNotFoundError)),
+    "CURRENT tells of no backend known": Case(current(backend="zip").tamper, (StoreNotFoundError,)),
+    "CURRENT tells of a module": current(backend="os.path"),
+    "CURRENT tells of another version": current(version="2"),
+    "CURRENT is empty": current_text(b""),
+    "CURRENT has 10 MB": current_text(b"imgstore 1 " * 1_000_000),
+    "CURRENT has 4 KiB of digits": current_text(b"imgstore 1 disk " + b"1" * 4000),
+    "CURRENT is zeros": current_text(bytes(100)),
+}
+
+
+# DESCRIPTION
+
+
+def described(**entries: Any) -> Case:
+    return Case(partial(describe, entries))
+
+
+def describe(entries: dict[str, Any], root: Path, outside: Path, backend: str) -> None:
+    text = json.loads((damage.generation_of(root) / "DESCRIPTION").read_bytes())
+    left = {key: value for key, value in (text | entries).items() if value is not ...}
+    damage.reseal(root, json.dumps(left).encode())
+
+
+def description(text: bytes) -> Case:
+    return Case(lambda root, outside, backend: damage.reseal(root, text))
+
+
+def sparse(name: str, size: int, root: Path, outside: Path, backend: str) -> None:
+    os.truncate(at(root, name), size)
+
+
+def sparse_description(root: Path, outside: Path, backend: str) -> None:
+    sparse(f"{GENERATION}/DESCRIPTION", (1 << 30) + 1, root, outside, backend)
+
+
+NUMBERS: list[Any] = [2**60, 2**31, 13, -1, "12", 12.0, 1e400, float("nan"), True, None, [], {}]
+SHAPES: list[Any] = [
+    [],
+    [20],
+    [2**47, 1, 1],
+    [2**20, 2**20, 3],
+    [0, 20, 3],
+    [-20, -20, 3],
+    [20.0, 20, 3],
+    ["20", 20, 3],
+    "20",
+    20,
+    {},
+]
+DTYPES: list[Any] = [
+    "|O",
+    "<U5",
+    "<M8[s]",
+    "<f4,<f4",
+    "O",
+    "|V8",
+    "<i\u0668",
+    "<i99",
+    "|u1" * 1000,
+    1,
+    [["a", "<i4"]],
+    None,
+]
+DESCRIPTIONS = {
+    **{f"count is {value!r}": described(count=value) for value in NUMBERS},
+    **{f"shape is {value!r}": described(shape=value) for value in SHAPES},
+    **{f"dtype is {str(value)[:20]!r}": described(dtype=value) for value in DTYPES},
+    "no count": described(count=...),
+    "no shape": Case(described(shape=...).tamper, harmless=True),
+    "no dtype": described(dtype=...),
+    "count has 10,000 digits": description(b'{"count": ' + b"9" * 10_000 + b"}"),
+    "DESCRIPTION is nested 100,000 deep": description(b"[" * 100_000),
+    "DESCRIPTION is an object nested 100,000 deep": description(b'{"count":' * 100_000 + b"1" + b"}" * 100_000),
+    "DESCRIPTION is not JSON": description(b"count: 12"),
+    "DESCRIPTION is empty": description(b""),
+    "DESCRIPTION is not UTF-8": description(b'{"count": "\xff\xfe"}'),
+    **{f"DESCRIPTION is {text}": description(text.encode()) for text in ("12", "null", "[]", '"count"', "NaN")},
+    "DESCRIPTION has more than 1 GiB": Case(sparse_description),
+}
+
+
+# other kinds of files
+
+
+def replaced(name: str, make: Callable[[Path, Path], Any]) -> Case:
+    def tamper(root: Path, outside: Path, backend: str) -> None:
+        path = at(root, name)
+        os.rename(path, outside / path.name)
+        make(path, outside / path.name)
+
+    return Case(tamper)
+
+
+def make_device(path: Path, _: Path) -> None:
+    with contextlib.suppress(PermissionError):  # then it is missing
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero
+
+
+def make_socket(path: Path, _: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):
+        bound.bind(path.name)
+
+
+KINDS: dict[str, Callable[[Path, Path], Any]] = {
+    "a symbolic link": lambda path, outside: path.symlink_to(outside),
+    "a link to nothing": lambda path, _: path.symlink_to("nothing"),
+    "a link to itself": lambda path, _: path.symlink_to(path.name),
+    "a FIFO": lambda path, _: os.mkfifo(path),
+    "a directory": lambda path, _: path.mkdir(),
+    "an empty file": lambda path, _: path.touch(),
+    "a device": make_device,
+    "a socket": make_socket,
+}
+
+
+def of_other_kinds(backend: str) -> dict[str, Case]:
+    names = ["CURRENT", f"{GENERATION}/DESCRIPTION", MANY[backend], SINGLE[backend], GENERATION, SINGLES]
+    names += [f"{GENERATION}/labels.csv"] if backend == "disk" else []
+    cases = {f"{name} is {kind}": replaced(name, make) for name in names for kind, make in KINDS.items()}
+    del cases[f"{SINGLES} is a directory"]  # which is empty: nothing records the singles
+    return cases
+
+
+# singles
+
+
+def copied(name: str, root: Path, outside: Path, backend: str) -> None:
+    """The single 3 under another name."""
+    path = at(root, SINGLE[backend])
+    shutil.copyfile(path, path.with_name(name + path.suffix))
+
+
+NAMES = ["+0000003", "-0000003", "00000003.0", "3", "0" * 200 + "3", "\n", ".new", "\u0660" * 7 + "\u0663", "000000003"]
+SINGLE_CASES = {
+    "a single holds another id": Case(partial(copied, "00000001")),
+    "a single has the largest id that is none": Case(partial(copied, str(2**63)), harmless=True),
+    "a single has 19 nines": Case(partial(copied, "9" * 19), harmless=True),
+    "a single has 20 digits": Case(partial(copied, "9" * 20), harmless=True),
+    **{f"a single is named {name[:20]!r}": Case(partial(copied, name), harmless=True) for name in NAMES},
+}
+
+
+def edited(edit: Callable[[bytes], bytes], root: Path, outside: Path, backend: str, single: bool = True) -> None:
+    """Image 0, or the file of the many, and the single 3 are changed."""
+    for name in (MANY[backend], SINGLE[backend])[: 1 + single]:
+        path = at(root, name)
+        path.write_bytes(edit(path.read_bytes()))
+    if backend == "lmdb":
+        damage.reseal_tree(root)
+
+
+# PNG
+
+Chunks = list[tuple[bytes, bytes]]  # kind and body
+
+
+def png(*edits: Callable[[Chunks], Chunks], harmless: bool = False) -> Case:
+    """Changes to the chunks of image 0 and single 3."""
+
+    def edit(data: bytes) -> bytes:
+        chunks = [(kind, data[start : start + length]) for start, kind, length in damage.png_chunks(data)]
+        for change in edits:
+            chunks = change(chunks)
+        return data[:8] + b"".join(damage.png_chunk(*chunk) for chunk in chunks)
+
+    return Case(partial(edited, edit), harmless=harmless)
+
+
+def with_body(kind: bytes, change: Callable[[bytes], bytes]) -> Callable[[Chunks], Chunks]:
+    return lambda chunks: [(name, change(body) if name == kind else body) for name, body in chunks]
+
+
+def with_header(offset: int, layout: str, *values: int) -> Callable[[Chunks], Chunks]:
+    size = struct.calcsize(layout)
+    return with_body(b"IHDR", lambda body: body[:offset] + struct.pack(layout, *values) + body[offset + size :])
+
+
+def with_text(old: bytes, new: bytes) -> Callable[[Chunks], Chunks]:
+    return with_body(b"tEXt", lambda body: body.replace(old, new))
+
+
+def with_chunk(place: int, kind: bytes, body: bytes = b"", unpacked: int = -1) -> Callable[[Chunks], Chunks]:
+    """A chunk more, with so many zeros packed behind its body."""
+    return lambda chunks: [
+        *chunks[:place],
+        (kind, body if unpacked < 0 else body + zeros(unpacked)),
+        *chunks[place:],
+    ]
+
+
+def without(kind: bytes) -> Callable[[Chunks], Chunks]:
+    return lambda chunks: [chunk for chunk in chunks if chunk[0] != kind]
+
+
+@functools.cache
+def zeros(size: int) -> bytes:
+    """Deflated, a thousandth of their size."""
+    packer, part = zlib.compressobj(1), bytes(1 << 20)
+    return b"".join(packer.compress(part) for _ in range(size >> 20)) + packer.flush()
+
+
+def deflate_bomb(side: int) -> list[Callable[[Chunks], Chunks]]:
+    """As large as header and text tell."""
+    text = with_text(b"20x20", b"%dx%d" % (side, side))
+    return [with_header(0, ">2I", side, side), text, with_body(b"IDAT", lambda _: zeros(BOMB))]
+
+
+def other_format(name: str) -> Case:
+    def edit(data: bytes) -> bytes:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(data)).convert("RGB").save(file, name)
+        return file.getvalue()
+
+    return Case(partial(edited, edit))
+
+
+def sparse_png(root: Path, outside: Path, backend: str) -> None:
+    for name in (MANY[backend], SINGLE[backend]):
+        sparse(name, (1 << 31) - 1, root, outside, backend)
+
+
+def table(edit: Callable[[bytes], bytes]) -> Case:
+    def tamper(root: Path, outside: Path, backend: str) -> None:
+        path = at(root, f"{GENERATION}/labels.csv")
+        path.write_bytes(edit(path.read_bytes()))
+
+    return Case(tamper)
+
+
+BEFORE_TEXT, BEFORE_PIXELS, BEFORE_END = 1, 2, 3
+BOMB = 1 << 29
+FRAMES = with_chunk(1, b"acTL", struct.pack(">2I", 2, 0))
+FRAME = with_chunk(2, b"fcTL", struct.pack(">5I2H2B", 0, 20, 20, 0, 0, 1, 1, 0, 0))
+SECOND_FRAME = with_chunk(5, b"fcTL", struct.pack(">5I2H2B", 1, 20, 20, 0, 0, 1, 1, 0, 0))
+KINDS_OF_CHUNK = [
+    "IHDR",
+    "PLTE",
+    "IDAT",
+    "tRNS",
+    "gAMA",
+    "cHRM",
+    "iCCP",
+    "sRGB",
+    "pHYs",
+    "sBIT",
+    "tEXt",
+    "zTXt",
+    "iTXt",
+    "eXIf",
+    "acTL",
+    "fcTL",
+    "fdAT",
+    "CgBI",
+    "XXXX",
+]
+
+PNGS = {
+    "60000 x 60000": png(with_header(0, ">2I", 60_000, 60_000)),
+    "60000 x 60000, and its text": png(with_header(0, ">2I", 60_000, 60_000), with_text(b"20x20", b"60000x60000")),
+    "9000 x 9000, and its text": png(with_header(0, ">2I", 9000, 9000), with_text(b"20x20", b"9000x9000")),
+    "9 digits a side, in its text": png(with_text(b"20x20", b"999999999x999999999")),
+    "a deflate bomb": png(with_body(b"IDAT", lambda _: zeros(BOMB))),
+    **{f"a deflate bomb of {side} x {side}": png(*deflate_bomb(side)) for side in (13_000, 16_384)},
+    "another size": png(with_header(0, ">2I", 40, 10)),
+    "another size, in its text": png(with_text(b"20x20", b"40x10")),
+    "another depth": png(with_header(8, ">B", 16)),
+    "another mode": png(with_header(9, ">B", 0)),
+    "a palette": png(with_header(9, ">B", 3), with_chunk(2, b"PLTE", bytes(768))),
+    "another dtype, in its text": png(with_text(b"|u1", b"<u2")),
+    "a dtype of objects, in its text": png(with_text(b"|u1", b"|O8")),
+    "interlaced": png(with_header(12, ">B", 1)),
+    "another id, in its text": png(with_text(b"id=", b"id=1")),
+    "digits of another script": png(without(b"tEXt"), with_chunk(1, b"iTXt", "imgstore\0\0\0\0\0id=\u0660".encode())),
+    "a label that int64 does not hold": png(with_text(b"label=", b"label=99999999999999999999")),
+    "another label": png(with_text(b"label=", b"label=1")),
+    "two texts": png(with_chunk(2, b"tEXt", b"imgstore\0id=0"), harmless=True),
+    "no text": png(without(b"tEXt")),
+    "10 MB of text": png(with_body(b"tEXt", lambda _: b"imgstore\0" + b"9" * 10_000_000)),
+    "a zTXt bomb": png(with_chunk(1, b"zTXt", b"Comment\0\0", BOMB), harmless=True),
+    "an iTXt bomb": png(with_chunk(1, b"iTXt", b"Comment\0\1\0\0\0", BOMB), harmless=True),
+    "an iCCP bomb": png(with_chunk(1, b"iCCP", b"profile\0\0", BOMB), harmless=True),
+    "1,500 texts": png(
+        lambda chunks: [*chunks[:1], *[(b"tEXt", b"a\0" + bytes(50_000))] * 1500, *chunks[1:]], harmless=True
+    ),
+    "animated": png(FRAMES, FRAME, SECOND_FRAME, with_chunk(6, b"fdAT", struct.pack(">I", 2), 0)),
+    "animated, without frames": png(FRAMES),
+    "animated, of one frame": png(with_chunk(1, b"acTL", struct.pack(">2I", 1, 0)), harmless=True),
+    "of Apple's making": png(with_chunk(0, b"CgBI", b"\x50\x00\x20\x02"), harmless=True),
+    "no pixels": png(without(b"IDAT")),
+    "no header": png(without(b"IHDR")),
+    "no end": png(without(b"IEND"), harmless=True),
+    "2 GiB, most of them a hole": Case(sparse_png),
+    **{
+        f"a {kind} of {len(body)} bytes at {place}": png(with_chunk(place, kind.encode(), body), harmless=True)
+        for kind in KINDS_OF_CHUNK
+        for body in (b"", b"\xff" * 13)
+        for place in (BEFORE_TEXT, BEFORE_PIXELS, BEFORE_END)
+    },
+    **{f"a {name}": other_format(name) for name in ("JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM")},
+    "labels.csv with a huge field": table(lambda data: data.replace(b"0,", b"0," + b"1" * 50_000_000, 1)),
+    "labels.csv without a row": table(lambda data: data[: data.rindex(b"\n", 0, -1) + 1]),
+    "labels.csv with double ids": table(lambda data: data.replace(b"1,", b"0,", 1)),
+    "labels.csv with another label": table(lambda data: data.replace(b",", b",1")),
+    "labels.csv with a row more": table(lambda data: data + b"12,0\n"),
+    "labels.csv of zeros": table(lambda data: bytes(len(data))),
+}
+
+
+# HDF5
+
+Make = Callable[[h5py.File, str, Any, Path], Any]  # a file, the name of a dataset, its data, a folder outside
+
+
+def hdf5(make: Make, *keys: str, harmless: bool = False, **options: Any) -> Case:
+    """The file of the many and single 3 written anew by h5py, with something else in the place of a dataset."""
+
+    def tamper(root: Path, outside: Path, backend: str) -> None:
+        for name in (MANY[backend], SINGLE[backend]):
+            path = at(root, name)
+            with h5py.File(path) as file:
+                arrays = {key: file[key][:] for key in file}
+            path.unlink()
+            with h5py.File(path, "w", libver="latest", **options) as file:
+                for key, array in arrays.items():
+                    (make if key in keys else contiguous)(file, key, array, outside)
+
+    return Case(tamper, harmless=harmless)
+
+
+def contiguous(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    file.create_dataset(key, data=array)
+
+
+def other_file(file: h5py.File, key: str, array: Any, outside: Path) -> str:
+    """A file outside that holds the dataset."""
+    path = outside / Path(file.filename).name
+    with h5py.File(path, "w") as other:
+        other[key] = array
+    return str(path)
+
+
+def external_link(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    file[key] = h5py.ExternalLink(other_file(file, key, array, outside), key)
+
+
+def relative_link(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    path = other_file(file, key, array, outside)
+    file[key] = h5py.ExternalLink(os.path.relpath(path, Path(file.filename).parent), key)
+
+
+def soft_link(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    file["elsewhere"] = array
+    file[key] = h5py.SoftLink("/elsewhere")
+
+
+def linked_out(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    external_link(file, "elsewhere", array, outside)
+    file[key] = h5py.SoftLink("/elsewhere")
+
+
+def external_storage(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    path = outside / Path(file.filename).name
+    path.write_bytes(array.tobytes())
+    file.create_dataset(key, array.shape, array.dtype, external=[(str(path), 0, array.nbytes)])
+
+
+def virtual(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    layout = h5py.VirtualLayout(array.shape, array.dtype)
+    layout[:] = h5py.VirtualSource(other_file(file, key, array, outside), key, array.shape)
+    file.create_virtual_dataset(key, layout)
+
+
+def unknown_filter(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk(array.shape)
+    plist.set_filter(32_999, h5py.h5z.FLAG_OPTIONAL, (1, 2))
+    low_level(file, key, array, plist)
+
+
+def compact(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.COMPACT)
+    low_level(file, key, array[:1], plist)
+
+
+def never_written(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    file.create_dataset(key, array.shape, array.dtype)
+
+
+def low_level(file: h5py.File, key: str, array: Any, plist: Any) -> None:
+    kind, space = h5py.h5t.py_create(array.dtype, logical=True), h5py.h5s.create_simple(array.shape)
+    h5py.h5d.create(file.id, key.encode(), kind, space, plist).write(h5py.h5s.ALL, h5py.h5s.ALL, array)
+
+
+def named_type(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+    file[key] = np.dtype("<i8")
+
+
+def stored_as(**options: Any) -> Make:
+    return lambda file, key, array, outside: file.create_dataset(key, data=array, **options)
+
+
+def of_dtype(dtype: Any, value: Any = None) -> Make:
+    """As many elements of another dtype."""
+
+    def make(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+        dataset = file.create_dataset(key, array.shape, dtype)
+        dataset[...] = np.zeros(array.shape, dtype) if value is None else value(file)
+
+    return make
+
+
+def of_shape(shape: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Make:
+    def make(file: h5py.File, key: str, array: Any, outside: Path) -> None:
+        file.create_dataset(key, data=np.resize(array, shape(array.shape)))
+
+    return make
+
+
+def claims(factor: int) -> Make:
+    """A dataset of many more rows, of which none was ever written."""
+    return lambda file, key, array, outside: file.create_dataset(
+        key, (factor, *array.shape[1:]), array.dtype, chunks=(1, *array.shape[1:])
+    )
+
+
+def forged_shape(value: int) -> Case:
+    """The first dimension that each header tells of, and its largest, overwritten."""
+
+    def edit(data: bytes) -> bytes:
+        spans, new = damage.hdf5_spans(data), bytearray(data)
+        for span in spans[2:]:
+            space = span.start + 12  # the dataspace message: version 2, rank, flags, kind, dimensions, largest ones
+            assert new[space] == 2
+            for offset in (4, 4 + 8 * new[space + 1]):
+                struct.pack_into("<Q", new, space + offset, value)
+        return damage.sealed("x.h5", bytes(new), spans)
+
+    return Case(partial(edited, edit))
+
+
+COMPOUND = np.dtype([("a", "<i4"), ("b", "<i4")])
+MAKES: dict[str, Make] = {
+    "an external link": external_link,
+    "an external link by a relative path": relative_link,
+    "a soft link": soft_link,
+    "a soft link to an external link": linked_out,
+    "a soft link to itself": lambda file, key, array, outside: file.__setitem__(key, h5py.SoftLink("/" + key)),
+    "a soft link to nothing": lambda file, key, array, outside: file.__setitem__(key, h5py.SoftLink("/nothing")),
+    "the root group": lambda file, key, array, outside: file.__setitem__(key, file["/"]),
+    "a group": lambda file, key, array, outside: file.create_group(key),
+    "a datatype": named_type,
+    "missing": lambda file, key, array, outside: None,
+    "in external storage": external_storage,
+    "virtual": virtual,
+    "compact": compact,
+    "never written": never_written,
+    "under an unknown filter": unknown_filter,
+    "in chunks": stored_as(chunks=True),
+    **{f"under {name}": stored_as(compression=name) for name in ("gzip", "lzf")},
+    **{f"under {name}": stored_as(**{name: True}) for name in ("shuffle", "fletcher32")},
+    "of objects' references": of_dtype(h5py.ref_dtype, lambda file: file.ref),
+    "of regions' references": of_dtype(
+        h5py.regionref_dtype, lambda file: file.create_dataset("region", data=[1]).regionref[:]
+    ),
+    "of strings of any length": of_dtype(h5py.string_dtype(), lambda file: "a" * 100),
+    "of arrays of any length": of_dtype(h5py.vlen_dtype(np.int64), lambda file: np.arange(9)),
+    "of fixed strings": of_dtype("S8"),
+    "opaque": of_dtype("V8"),
+    "compound": of_dtype(COMPOUND),
+    "of floats": of_dtype("<f8"),
+    "of int32": of_dtype("<i4"),
+    "enumerated": of_dtype(h5py.enum_dtype({"a": 1}, basetype="i8")),
+    "of arrays": of_dtype(np.dtype(("<i8", (2,)))),
+    "null": lambda file, key, array, outside: file.create_dataset(key, data=h5py.Empty(array.dtype)),
+    "a scalar": lambda file, key, array, outside: file.create_dataset(key, data=array.flat[0]),
+    "empty": of_shape(lambda shape: (0, *shape[1:])),
+    "longer": of_shape(lambda shape: (shape[0] + 1, *shape[1:])),
+    "longer by a dimension": of_shape(lambda shape: (*shape, 1)),
+    "longer by two dimensions": of_shape(lambda shape: (*shape, 3, 2)),
+    "of 2**50 rows": claims(2**50),
+}
+HDF5S = {
+    **{
+        f"{key} {name}": hdf5(make, key, harmless=name in ("enumerated",))
+        for name, make in MAKES.items()
+        for key in ("images", "labels", "checksums", "blocks")
+    },
+    "in other byte orders": hdf5(
+        lambda file, key, array, outside: contiguous(file, key, array.astype(array.dtype.newbyteorder()), outside),
+        "labels",
+    ),
+    **{f"{key} flat": hdf5(of_shape(lambda shape: (int(np.prod(shape)),)), key) for key in ("images", "blocks")},
+    "behind a user block": hdf5(contiguous, userblock_size=512, harmless=True),
+    "of an old format": Case(hdf5(contiguous, harmless=True, track_order=True).tamper, harmless=True),
+    **{f"a dimension is {value}": forged_shape(value) for value in (0, 2**50, 2**63, 2**64 - 1)},
+}
+
+
+# LMDB: the layout of its pages is that of mdb.c, MDB_page, MDB_meta, MDB_node
+
+META = {
+    "magic": (16, "<I"),
+    "version": (20, "<I"),
+    "size of the map": (32, "<Q"),
+    "page size": (40, "<I"),
+    "flags of the free": (44, "<H"),
+    "root of the free": (80, "<Q"),
+    "flags": (92, "<H"),
+    "depth": (94, "<H"),
+    "branch pages": (96, "<Q"),
+    "leaf pages": (104, "<Q"),
+    "overflow pages": (112, "<Q"),
+    "entries": (120, "<Q"),
+    "root": (128, "<Q"),
+    "last page": (136, "<Q"),
+    "transaction": (144, "<Q"),
+}
+HEADER = {
+    "number": (0, "<Q"),
+    "flags": (10, "<H"),
+    "lower": (12, "<H"),
+    "upper": (14, "<H"),
+    "pages": (12, "<I"),
+    "first node": (16, "<H"),
+    "second node": (18, "<H"),
+}
+NODE = {
+    "low": (0, "<H"),
+    "high": (2, "<H"),
+    "low and high": (0, "<I"),
+    "flags": (4, "<H"),
+    "key size": (6, "<H"),
+    "key": (8, ">Q"),
+    "value": (16, "<Q"),
+}
+BLOCK = {
+    "checksum": (0, "<Q"),
+    "first": (8, "<q"),
+    "count": (16, "<Q"),
+    "height": (24, "<Q"),
+    "width": (32, "<Q"),
+    "channels": (40, "<Q"),
+    "dtype": (48, "8s"),
+}
+FORGED = [0, 1, 2, 3, 7, 16, 4095, 2**16 - 1, 2**31, 2**32 - 1, 2**48, 2**62, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1]
+FORGED_DTYPES: list[Any] = [b"|O8", b"<f4", b"<i99", b"<U2", b"\xd9\xa8", b"<M8[s]", b"", b"|u1\0|u1"]
+LEAF, OVERFLOW = 2, 4
+
+
+def lmdb_fields(data: bytes) -> dict[str, tuple[int, str]]:
+    """Where the numbers lie that LMDB, and we, read to find a value."""
+    fields = {
+        f"meta {page}: {name}": (page * PAGE + start, kind) for page in (0, 1) for name, (start, kind) in META.items()
+    }
+    for page in range(2, len(data) // PAGE):
+        fields |= {f"page {page}: {name}": (page * PAGE + start, kind) for name, (start, kind) in HEADER.items()}
+        flags, lower = struct.unpack_from("<HH", data, page * PAGE + 10)
+        if flags & OVERFLOW:
+            fields |= blocks_fields("block", page * PAGE + 16)
+            continue
+        for node in struct.unpack_from(f"<{(lower - 16) // 2}H", data, page * PAGE + 16):
+            start = page * PAGE + node
+            fields |= {f"page {page}, node {node}: {name}": (start + add, kind) for name, (add, kind) in NODE.items()}
+            if flags & LEAF and not struct.unpack_from("<H", data, start + 4)[0]:
+                fields |= blocks_fields(f"block of node {node}", start + 16)
+    return fields
+
+
+def blocks_fields(name: str, start: int) -> dict[str, tuple[int, str]]:
+    return {f"{name} at {start}: {field}": (start + add, kind) for field, (add, kind) in BLOCK.items()}
+
+
+def forgeries(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Each field with each value, and with the number of each page."""
+    for name, (start, kind) in lmdb_fields(data).items():
+        size = struct.calcsize(kind)
+        numbers = {number % 256**size for number in (*FORGED, *range(len(data) // PAGE + 2))}
+        values: list[bytes] = [number.to_bytes(size, "big" if ">" in kind else "little") for number in sorted(numbers)]
+        for value in values if kind[0] in "<>" else FORGED_DTYPES:
+            new = value.ljust(size, b"\0")[:size]
+            if new != data[start : start + size]:
+                yield f"{name}: {value.hex()}", data[:start] + new + data[start + size :]
+
+
+def sub_databases(depth: int) -> bytes:
+    """A file of databases, each the only entry of the one above."""
+    node = struct.pack("<HHHH2s", 48, 0, 2, 2, b"ab")  # F_SUBDATA
+
+    def database(page: int) -> bytes:
+        return struct.pack("<IHHQQQQQ", 0, 0, 1, 0, 1, 0, 1, page)
+
+    def leaf(page: int) -> bytes:
+        entry = node + database(page + 1) if page < depth + 1 else struct.pack("<HHHH2s", 0, 0, 0, 2, b"ab")
+        upper = PAGE - len(entry) - len(entry) % 2
+        header = struct.pack("<QHHHHH", page, 0, LEAF, 18, upper, upper)
+        return header + bytes(upper - len(header)) + entry + bytes(PAGE - upper - len(entry))
+
+    def meta(page: int) -> bytes:
+        free = struct.pack("<IHHQQQQQ", PAGE, 8, 0, 0, 0, 0, 0, 2**64 - 1)
+        header = struct.pack("<QHHI", page, 0, 8, 0)
+        body = struct.pack("<IIQQ", 0xBEEFC0DE, 1, 0, (depth + 2) * PAGE) + free + database(2)
+        return (header + body + struct.pack("<QQ", depth + 1, page)).ljust(PAGE, b"\0")
+
+    return meta(0) + meta(1) + b"".join(map(leaf, range(2, depth + 2)))
+
+
+def treed(change: Callable[[list[Any]], Any]) -> Case:
+    """DESCRIPTION's size, checksum and pages of the tree, changed."""
+
+    def tamper(root: Path, outside: Path, backend: str) -> None:
+        entries = json.loads((damage.generation_of(root) / "DESCRIPTION").read_bytes())
+        describe({"tree": change(entries["tree"])}, root, outside, backend)
+
+    return Case(tamper)
+
+
+def overlapping(data: bytes) -> bytes:
+    """The second block, ids 3 to 5, begins and ends an image earlier; read in bulk, it is what it was."""
+    new = bytearray(data)
+    for name, (start, kind) in lmdb_fields(data).items():
+        field, (number,) = name.split(": ")[1], struct.unpack_from(kind, data, start)
+        if (field, number) in (("key", 5), ("first", 3)):
+            struct.pack_into(kind, new, start, number - 1)
+    return bytes(new)
+
+
+def sparse_single(root: Path, outside: Path, backend: str) -> None:
+    path, size = at(root, SINGLE[backend]), 1 << 40
+    data = bytearray(path.read_bytes())
+    for meta in (0, PAGE):
+        struct.pack_into("<Q", data, meta + META["last page"][0], size // PAGE - 1)
+    path.write_bytes(data)
+    os.truncate(path, size)
+
+
+NO_TREES: list[Any] = [[], {}, "x", 1, [1], [1, 2], [1, 2, 3, 4], 1.5, True]
+TREES = {
+    "no tree": Case(described(tree=...).tamper, harmless=True),  # its pages are walked instead
+    **{f"tree is {value!r}": described(tree=value) for value in NO_TREES},
+    "the tree's pages are no list": treed(lambda tree: [*tree[:2], 1]),
+    "a page of the tree is a string": treed(lambda tree: [*tree[:2], ["a"]]),
+    "a page of the tree is a fraction": treed(lambda tree: [*tree[:2], [1.5]]),
+    "a page of the tree is a list": treed(lambda tree: [*tree[:2], [[0]]]),
+    "a page of the tree is -1": treed(lambda tree: [*tree[:2], [-1]]),
+    "a page of the tree is 2**60": treed(lambda tree: [*tree[:2], [2**60]]),
+    "a page of the tree is 2**70": treed(lambda tree: [*tree[:2], [2**70]]),
+    "the tree has a page 300,000 times": treed(lambda tree: [*tree[:2], [0] * 300_000]),
+    "1,500 databases in one another": Case(partial(edited, lambda data: sub_databases(1500))),
+    "a single of 1 TiB, most of it a hole": Case(sparse_single),
+    "blocks that overlap": Case(partial(edited, overlapping, single=False)),
+    "not LMDB": Case(partial(edited, lambda data: bytes(len(data)))),
+    "of one page": Case(partial(edited, lambda data: data[:PAGE])),
+}
+FORMATS = {"disk": PNGS, "lmdb": TREES, "hdf5": HDF5S}
+GROUPS: dict[str, Callable[[str], dict[str, Case]]] = {
+    "CURRENT": lambda backend: CURRENTS,
+    "DESCRIPTION": lambda backend: DESCRIPTIONS,
+    "kinds": of_other_kinds,
+    "singles": lambda backend: SINGLE_CASES,
+    "format": FORMATS.__getitem__,
+}
+
+
+class Watch:
+    """Whether anything of a folder outside the store was opened, by whatever library (inotify)."""
+
+    OPENED, LIBC = 0x20 | 0x1, ctypes.CDLL(None, use_errno=True)
+
+    def __init__(self) -> None:
+        self._descriptor = self.LIBC.inotify_init1(os.O_NONBLOCK)
+
+    def add(self, folder: Path) -> None:
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                self.LIBC.inotify_add_watch(self._descriptor, os.fsencode(path), self.OPENED)
+
+    def saw(self) -> bool:
+        try:
+            return bool(os.read(self._descriptor, 1 << 16))
+        except BlockingIOError:
+            return False
+
+
+class Audit:
+    """What Python opened or listed outside of the store, and what it would have unpickled."""
+
+    def __init__(self, allowed: Path) -> None:
+        self.seen: list[str] = []
+        self._allowed = [os.path.realpath(path) for path in (allowed, sys.prefix, sys.base_prefix, "/proc/self")]
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "pickle.find_class":
+            self.seen.append(f"unpickled {arguments}")
+        elif event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, bytes)):
+            path = os.fsdecode(arguments[0])
+            place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+            if not any(os.path.commonpath([place, allowed]) == allowed for allowed in self._allowed):
+                self.seen.append(f"opened {path}")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("store", OURS, ids=str)
+def test_refused(store: Store, group: str) -> None:
+    sample, cases = damage.sample(store, HOSTILE_CONTENTS), GROUPS[group](store.format)
+    with damage.memory_directory() as directory:
+        found = damage.in_children(partial(prepared, store, sample, list(cases.values()), directory), len(cases))
+        problems = {name: problem for name, problem in zip(cases, found, strict=True) if problem}
+    assert not problems, "\n".join(f"{name}: {problem}" for name, problem in problems.items())
+
+
+HOSTILE_CONTENTS = damage.Contents(1, damage.SMALL_BLOCKS, [(3, 0), (300, 0)])
+
+
+def laid(store: Store, sample: Sample, case: Case, directory: Path, number: int) -> tuple[Path, Path]:
+    """A store below `inside`, tampered with, and its folder outside."""
+    root, outside = directory / "inside" / str(number), directory / f"outside-{number}"
+    outside.mkdir(parents=True)
+    damage.lay_out(root, sample.files)
+    case.tamper(root, outside, store.format)
+    return root, outside
+
+
+def prepared(store: Store, sample: Sample, cases: list[Case], directory: Path) -> Attempt:
+    watch, audit = Watch(), Audit(directory / "inside")
+    damage.limit_memory(MEMORY)
+
+    def attempt(number: int) -> str:
+        root, outside = laid(store, sample, cases[number], directory, number)
+        watch.add(outside)
+        audit.seen.clear()
+        case = cases[number]
+        problems = [*Reading(store, root, sample.held, case.refusal, case.harmless).problems(), *audit.seen]
+        return "; ".join(problems + ["opened what lies outside"] * watch.saw())
+
+    return attempt
+
+
+@pytest.mark.parametrize("store", OURS, ids=str)
+def test_opens_nothing_else(store: Store, tmp_path: Path) -> None:
+    """As the system sees it, whichever library opens."""
+    if not shutil.which("strace"):
+        pytest.skip("there is no strace")
+    sample = damage.sample(store, HOSTILE_CONTENTS)
+    cases = [case for group in GROUPS.values() for case in group(store.format).values()]
+    with damage.memory_directory() as directory:
+        roots = [laid(store, sample, case, directory, number)[0] for number, case in enumerate(cases)]
+        traced(partial(read_each, store, roots), tmp_path / "log", "-e", "trace=?open,openat,?openat2,execve")
+        opened = set(re.findall(r"^.*(?:open|exec)[^=]*= \d+<([^>]+)>", (tmp_path / "log").read_text(), re.MULTILINE))
+        inside = {path for path in opened if Path(path).is_relative_to(directory / "inside")}
+    assert inside
+    assert not {path for path in opened - inside if not path.startswith((sys.prefix, sys.base_prefix, "/proc/"))}
+
+
+def read_each(store: Store, roots: list[Path]) -> None:
+    damage.limit_memory(MEMORY)
+    for root in roots:
+        for read in (partial(imgstore.verify, root), *(partial(store.verbs.read_single, root, n) for n in (0, 3))):
+            with contextlib.suppress(Exception):
+                read()
+
+
+WRITTEN = ["LOCK", "CURRENT.new", f"{SINGLES}/.new", "single 3", GENERATION, SINGLES]
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("store", OURS, ids=str)
+def test_writes_nothing_outside(store: Store, name: str, target: str, tmp_path: Path) -> None:
+    """A link where a writer would write, to a file or folder outside, or to what is not there."""
+    sample, image, label = damage.sample(store, HOSTILE_CONTENTS), damage.image(99, 0), 7
+    root, outside = tmp_path / "store", tmp_path / "outside"
+    calls = {
+        0: partial(store.verbs.store_many, root, [image], [label], durable=False),
+        3: partial(store.verbs.store_single, root, image, 3, label, durable=False),
+    }
+    for image_id, call in calls.items():
+        damage.lay_out(root, sample.files)
+        damage.lay_out(outside, {"file": b"untouched", "folder/file": b"untouched"})
+        path = at(root, SINGLE[store.format] if name == "single 3" else name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.symlink_to(outside / target)
+        before = damage.files_of(outside)
+        with contextlib.suppress(OSError):
+            call()
+            assert record(*store.verbs.read_single(root, image_id)) == record(image, label)
+        assert damage.files_of(outside) == before
+
+
+UNCHECKED = "LMDB forged, not verified first"
+SHORT_FORGERIES, SHORT_UNCHECKED = 500, 100
+
+
+@pytest.mark.parametrize("block_bytes", [damage.SMALL_BLOCKS, damage.SINGLE_BLOCKS])
+@pytest.mark.parametrize("part", [MANY, SINGLE], ids=["many", "single"])
+def test_forged_lmdb(part: dict[str, str], block_bytes: int, is_long: bool, pytestconfig: pytest.Config) -> None:
+    """Each number of its pages: a single is walked before it is opened, the many by `imgstore.verify`."""
+
+    def judged(reading: Reading) -> str:
+        if part is MANY and reading.outcome([], reading.verify) == REFUSED:
+            return ""
+        return "; ".join(reading.problems())
+
+    most = None if is_long else SHORT_FORGERIES
+    found = forged(part, block_bytes, judged, most, pytestconfig.getoption("--fault-seed", default=0))
+    problems = {name: problem for name, problem in found.items() if problem}
+    assert not problems, "\n".join(f"{name}: {problem}" for name, problem in problems.items())
+
+
+def test_forged_lmdb_unchecked(tally: Tally, is_long: bool, pytestconfig: pytest.Config) -> None:
+    """What comes of it when nobody verifies first: it may end the process, and gives no wrong pixels."""
+    most = None if is_long else SHORT_UNCHECKED
+    seed = pytestconfig.getoption("--fault-seed", default=0)
+    found = forged(MANY, damage.SINGLE_BLOCKS, lambda reading: reading.outcome(*reading.whole()), most, seed)
+    for outcome in found.values():
+        tally.add(UNCHECKED, LMDB, outcome.split(":")[0])
+    assert not {outcome for outcome in found.values() if "something else" in outcome}
+
+
+LMDB = next(store for store in OURS if store.format == "lmdb")
+
+
+def forged(
+    part: dict[str, str], block_bytes: int, judge: Callable[[Reading], str], most: int | None, seed: int
+) -> dict[str, str]:
+    """The outcome of each forgery, or of so many of them."""
+    sample = damage.sample(LMDB, damage.Contents(1, block_bytes, [(3, 0)]))
+    name = next(name for name in sample.files if Path(name).name == Path(part["lmdb"]).name)
+    forged = list(forgeries(sample.files[name]))
+    Random(seed).shuffle(forged)
+    with damage.memory_directory() as root:
+
+        def prepare() -> Attempt:
+            damage.lay_out(root / "store", sample.files)
+            damage.limit_memory(MEMORY)
+            return attempt
+
+        def attempt(number: int) -> str:
+            damage.lay(root / "store", {name: forged[number][1]})
+            damage.reseal_tree(root / "store")
+            return judge(Reading(LMDB, root / "store", sample.held))
+
+        count = len(forged) if most is None else min(most, len(forged))
+        return {forged[n][0]: found for n, found in enumerate(damage.in_children(prepare, count))}
