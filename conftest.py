@@ -19,7 +19,7 @@ from benchmarks.workloads import Cell, Rounds, Terms, free_memory, missing_room,
 FLOOR = "floor"
 CUTOFFS = (10, 100, 1000, 10_000)
 LARGEST_CUTOFF = 100_000
-SYNTHETIC_BYTES = 32 * 32 * 3
+SYNTHETIC_BYTES, LABEL_BYTES = 32 * 32 * 3, 8
 SOURCE = pytest.StashKey[Source]()
 DIRECTORY = pytest.StashKey[str]()
 
@@ -90,7 +90,8 @@ def parsed_backends(text: str) -> tuple[str, ...]:
 def pytest_configure(config: pytest.Config) -> None:
     store_directory(config)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupted)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, interrupted)
 
 
 def interrupted(number: int, frame: Any) -> None:
@@ -112,9 +113,10 @@ def source_of(config: pytest.Config) -> Source:
     """The images of the run, opened when first asked for; UsageError where there are none."""
     if SOURCE not in config.stash:
         count, free = max(config.getoption("--cutoffs")), free_memory()
-        if not config.getoption("--images") and count * SYNTHETIC_BYTES > free:
-            need = f"{count} synthetic images need {count * SYNTHETIC_BYTES >> 20} MiB of memory"
-            raise pytest.UsageError(f"--cutoffs: {need}, {free >> 20} MiB are free; choose fewer")
+        need = count * (LABEL_BYTES if config.getoption("--images") else LABEL_BYTES + SYNTHETIC_BYTES)
+        if need > free:
+            room = f"{count} images need {need >> 20} MiB of memory or more"
+            raise pytest.UsageError(f"--cutoffs: {room}, {free >> 20} MiB are free; choose fewer")
         try:
             config.stash[SOURCE] = open_source(config.getoption("--images"), count)
         except SourceError as error:
@@ -158,11 +160,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if kind in terms.RAM_DISKS:
         message = f"{store_directory(config)} is a RAM disk ({kind}): storing there measures no disk; see --store-dir"
         config.issue_config_time_warning(UserWarning(message), stacklevel=2)
-    compared = config._benchmarksession.compared_mapping  # type: ignore[attr-defined]
     must_match = bool(config.getoption("benchmark_compare_fail"))
-    reason = terms.missing_rows(compared, cells, must_match) if config.getoption("benchmark_compare") else None
-    if reason:
-        raise pytest.UsageError(f"--benchmark-compare: {reason}")
+    if must_match or config.getoption("benchmark_compare"):
+        compared = config._benchmarksession.compared_mapping  # type: ignore[attr-defined]
+        reason = terms.missing_rows(compared, cells, must_match)
+        if reason:
+            raise pytest.UsageError(f"--benchmark-compare: {reason}")
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -184,7 +187,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
-    names = [*metafunc.config.getoption("--backends"), FLOOR]
+    names = [FLOOR, *metafunc.config.getoption("--backends")]  # first, so that a run cut short has its limit
     if metafunc.config.getoption("--peers"):
         verb = verb_of(metafunc.function.__name__.removeprefix("test_"))
         names += [name for name in peers.available() if verb in peers.PEERS[name].verbs]

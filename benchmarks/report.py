@@ -44,8 +44,9 @@ def summary(benchmarks: list[Any]) -> Iterator[str]:
             yield ""
         yield line_of((*cell, *figures(fact)) if previous != cell else ("", "", *figures(fact)))
         previous = cell
-    yield from growth(facts)
-    yield from ranking(facts)
+    ordered = sorted(facts, key=order)
+    remarks = [*growth(ordered), *ranking(ordered)]
+    yield from ["", *remarks] if remarks else []
 
 
 def growth(facts: list[dict[str, Any]]) -> Iterator[str]:
@@ -65,7 +66,7 @@ def growth(facts: list[dict[str, Any]]) -> Iterator[str]:
 def ranking(facts: list[dict[str, Any]]) -> Iterator[str]:
     """With peers: the fastest of each operation and cutoff but the floor, and how many times it ours take."""
     cells: dict[tuple[str, int], dict[str, float]] = {}
-    for fact in sorted(facts, key=order):
+    for fact in facts:
         if fact["backend"] != FLOOR:
             seconds = fact["images_per_call"] / fact["images_per_second"]
             cells.setdefault((fact["operation"], fact["cutoff"]), {})[fact["backend"]] = seconds

@@ -67,7 +67,9 @@ def missing_rows(compared: dict[Any, dict[str, Any]], cells: list[str], all_must
     """Why a comparison with these saved runs would say nothing, or None; `cells` are this run's names."""
     saved = {name for run in compared.values() for name in run}
     missing = [name for name in cells if name not in saved]
-    if compared and len(missing) == len(cells):
+    if not compared:
+        return "there is no such saved run; make one with --benchmark-autosave"
+    if len(missing) == len(cells):
         return "the saved run has no cell of this one; choose the same --cutoffs and --backends"
     if all_must_match and missing:
         return f"{len(missing)} of {len(cells)} cells are not in the saved run, {missing[0]} among them"

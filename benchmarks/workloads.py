@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.images import Images, Labels
+from benchmarks.images import Images, Labels, Repeated
 from benchmarks.memory import peak_growth
 
 Array = NDArray[Any]
@@ -70,6 +70,7 @@ class Cell:
 
     def store(self) -> None:
         self.backend.store_many(self.stored, self.images, self.labels, durable=False)
+        settle()
 
 
 class Workload(ABC):
@@ -322,7 +323,7 @@ def seconds_of(workload: Workload) -> float:
 def must_equal(result: Any, images: Images, labels: Labels) -> None:
     """Raise WrongResultError unless `result` is these images and labels."""
     read, read_labels = result
-    if not np.array_equal(read_labels, labels):
+    if np.asarray(read_labels).dtype.kind != "i" or not np.array_equal(read_labels, labels):
         raise WrongResultError("the labels are not those that were stored")
     if len(read) != len(images):
         raise WrongResultError(f"{len(read)} images instead of {len(images)}")
@@ -338,7 +339,12 @@ def must_equal_one(result: Any, cell: Cell, chosen: int) -> None:
 
 
 def pixel_bytes(images: Images) -> int:
-    return images.nbytes if isinstance(images, np.ndarray) else sum(image.nbytes for image in images)
+    if isinstance(images, np.ndarray):
+        return images.nbytes
+    if isinstance(images, Repeated):
+        times, rest = divmod(len(images), len(images.images))
+        return times * pixel_bytes(images.images) + pixel_bytes(images.images[:rest])
+    return sum(image.nbytes for image in images)
 
 
 def missing_room(cell: Cell) -> str | None:

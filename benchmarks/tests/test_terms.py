@@ -154,8 +154,8 @@ def saved_with(*runs: list[str]) -> dict[str, dict[str, Any]]:
         (saved_with([FLOOR]), [FLOOR, LMDB, HDF5], True, f"2 of 3 cells are not in the saved run, {LMDB} among them"),
         (saved_with([FLOOR]), [LMDB], False, "the saved run has no cell of this one"),
         (saved_with([]), [LMDB], False, "the saved run has no cell of this one"),
-        (saved_with(), [LMDB], False, None),
-        (saved_with(), [LMDB], True, f"1 of 1 cells are not in the saved run, {LMDB} among them"),
+        (saved_with(), [LMDB], False, "there is no such saved run"),
+        (saved_with(), [LMDB], True, "there is no such saved run"),
     ],
 )
 def test_missing_rows(

@@ -13,6 +13,7 @@ Array = NDArray[Any]
 Form = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype
 
 CODES = f"?{np.typecodes['AllInteger']}{np.typecodes['AllFloat']}"  # every number of a fixed size
+ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 MOST_CHANNELS = 5
 
 # dtype -> most channels, for a format that does not hold all of `CODES` with any number of channels
@@ -58,9 +59,9 @@ def shapes(channels: int = MOST_CHANNELS) -> SearchStrategy[tuple[int, ...]]:
     return st.builds(lambda plane, last: (*plane, *last), plane, last)
 
 
-def forms(backend: ModuleType | None = None) -> SearchStrategy[Form]:
-    """Shape and dtype that the backend holds; without one, any."""
-    held = channels_held(backend) if backend else dict.fromkeys(CODES, MOST_CHANNELS)
+def forms(backend: ModuleType) -> SearchStrategy[Form]:
+    """Shape and dtype that the backend holds."""
+    held = channels_held(backend)
     weighed = [code for code in sorted(held) for _ in range(held[code])]
     return st.sampled_from(weighed).flatmap(lambda code: st.tuples(shapes(held[code]), dtypes(code)))
 
@@ -70,7 +71,7 @@ def arrays(shape: tuple[int, ...], dtype: np.dtype[Any]) -> SearchStrategy[Array
     return st.builds(lambda seed, layout: layout(pixels(seed, shape, dtype)), seeds, st.sampled_from(LAYOUTS))
 
 
-def images(backend: ModuleType | None = None) -> SearchStrategy[Array]:
+def images(backend: ModuleType) -> SearchStrategy[Array]:
     """One image that the backend holds."""
     return forms(backend).flatmap(lambda form: arrays(*form))
 
@@ -153,7 +154,7 @@ LAYOUTS: list[Callable[[Array], Array]] = [
     read_only,
 ]
 
-order: SearchStrategy[Literal["<", ">"]] = st.sampled_from(("<", ">"))
+order = st.sampled_from(ORDERS)
 seeds = st.integers(0, 2**32 - 1)
 labels = st.integers(-(2**63), 2**63 - 1)
 ids = (

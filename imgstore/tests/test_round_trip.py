@@ -149,7 +149,7 @@ def assert_owned(images: Array | list[Array]) -> None:
         assert before == [other.tobytes() for other in others]
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("order", strategies.ORDERS)
 @pytest.mark.parametrize(
     ("backend", "code"),
     [(backend, code) for backend in BACKENDS.values() for code in "efdFD" if code in channels_held(backend)],

@@ -39,7 +39,7 @@ SINGLES = ADDED, OVERRIDDEN = 400, 3  # in the order in which they are stored
 LABELS = 1000  # of a version
 READERS, THREADS = 2, 2
 SECONDS, LONG_SECONDS = 1.5, 60.0
-FORKS, LONG_FORKS = 15, 1000
+FORKS, LONG_FORKS = 10, 1000
 OPENINGS, LONG_OPENINGS = 10, 300
 HANGS = 20  # seconds after which a forked child is taken to hang
 LINES = 10  # of those that a read passes, in the short form

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import itertools
 import json
 import os
 import re
@@ -65,9 +66,9 @@ def current_text(text: bytes) -> Case:
     return Case(lambda root, outside, backend: damage.lay(root, {damage.CURRENT: text}))
 
 
-def names_outside(root: Path, outside: Path, backend: str) -> None:
-    shutil.copytree(damage.generation_of(root), outside / "000001-abcdef")
-    damage.reseal(root, name=str(outside / "000001-abcdef"))
+def names_outside(is_relative: bool, root: Path, outside: Path, backend: str) -> None:
+    path = shutil.copytree(damage.generation_of(root), outside / "000001-abcdef")
+    damage.reseal(root, name=os.path.relpath(path, root) if is_relative else str(path))
 
 
 def other_backend(root: Path, outside: Path, backend: str) -> None:
@@ -75,9 +76,9 @@ def other_backend(root: Path, outside: Path, backend: str) -> None:
 
 
 CURRENTS = {
-    "CURRENT names ../..": current(name="../../000001-abcdef"),
+    "CURRENT names a relative path": Case(partial(names_outside, True)),
     "CURRENT names the root": current(name="."),
-    "CURRENT names an absolute path": Case(names_outside),
+    "CURRENT names an absolute path": Case(partial(names_outside, False)),
     "CURRENT names a generation that is not there": current(name="000009-abcdef"),
     "CURRENT names the largest generation": current(name=f"{10**18 - 1}-abcdef"),
     "CURRENT has digits of another script": current(name="\u0660\u0660\u0660\u0660\u0660\u0661-abcdef"),
@@ -655,13 +656,24 @@ def blocks_fields(name: str, start: int) -> dict[str, tuple[int, str]]:
     return {f"{name} at {start}: {field}": (start + add, kind) for field, (add, kind) in BLOCK.items()}
 
 
-def forgeries(data: bytes) -> Iterator[tuple[str, bytes]]:
+def hdf5_fields(data: bytes) -> dict[str, tuple[int, str]]:
+    """Where the numbers of the table of blocks lie, and of labels and checksums the first."""
+    with h5py.File(io.BytesIO(data)) as file:
+        columns = "first", "checksum", "offset", "height", "width", "channels", "dtype"
+        table, rows = file["blocks"].id.get_offset(), file["blocks"].shape[0]
+        fields = {f"{name} of all": (file[name].id.get_offset(), "<Q") for name in ("labels", "checksums")}
+    for row, column in itertools.product(range(rows), range(len(columns))):
+        fields[f"row {row}: {columns[column]}"] = (table + 8 * (row * len(columns) + column), "<Q")
+    return fields
+
+
+def forgeries(data: bytes, fields: Callable[[bytes], dict[str, tuple[int, str]]]) -> Iterator[tuple[str, bytes]]:
     """Each field with each value, and with the number of each page."""
-    for name, (start, kind) in lmdb_fields(data).items():
+    for name, (start, kind) in fields(data).items():
         size = struct.calcsize(kind)
         numbers = {number % 256**size for number in (*FORGED, *range(len(data) // PAGE + 2))}
         values: list[bytes] = [number.to_bytes(size, "big" if ">" in kind else "little") for number in sorted(numbers)]
-        for value in values if kind[0] in "<>" else FORGED_DTYPES:
+        for value in FORGED_DTYPES if "dtype" in name else values:
             new = value.ljust(size, b"\0")[:size]
             if new != data[start : start + size]:
                 yield f"{name}: {value.hex()}", data[:start] + new + data[start + size :]
@@ -873,45 +885,52 @@ def test_writes_nothing_outside(store: Store, name: str, target: str, tmp_path: 
 
 
 UNCHECKED = "LMDB forged, not verified first"
-SHORT_FORGERIES, SHORT_UNCHECKED = 500, 100
+SHORT_FORGERIES, SHORT_UNCHECKED = 150, 60
+FORMATS_FORGED = [
+    ("lmdb", MANY, damage.SMALL_BLOCKS),
+    ("lmdb", MANY, damage.SINGLE_BLOCKS),
+    ("lmdb", SINGLE, damage.SMALL_BLOCKS),
+    ("hdf5", MANY, damage.SMALL_BLOCKS),
+    ("hdf5", MANY, damage.SINGLE_BLOCKS),
+    ("hdf5", SINGLE, damage.SMALL_BLOCKS),
+]
 
 
-@pytest.mark.parametrize("block_bytes", [damage.SMALL_BLOCKS, damage.SINGLE_BLOCKS])
-@pytest.mark.parametrize("part", [MANY, SINGLE], ids=["many", "single"])
-def test_forged_lmdb(part: dict[str, str], block_bytes: int, is_long: bool, pytestconfig: pytest.Config) -> None:
-    """Each number of its pages: a single is walked before it is opened, the many by `imgstore.verify`."""
+@pytest.mark.parametrize(("backend", "part", "block_bytes"), FORMATS_FORGED)
+def test_forged(
+    backend: str, part: dict[str, str], block_bytes: int, is_long: bool, pytestconfig: pytest.Config
+) -> None:
+    """Each number that finds a block: of LMDB's pages, which are walked before they are opened, and of HDF5's table."""
 
     def judged(reading: Reading) -> str:
-        if part is MANY and reading.outcome([], reading.verify) == REFUSED:
+        is_for_verify = backend == "lmdb" and part is MANY  # only it walks the pages of the many
+        if is_for_verify and reading.outcome([], reading.verify) == REFUSED:
             return ""
         return "; ".join(reading.problems())
 
     most = None if is_long else SHORT_FORGERIES
-    found = forged(part, block_bytes, judged, most, pytestconfig.getoption("--fault-seed", default=0))
+    found = forged(part[backend], block_bytes, judged, most, pytestconfig.getoption("--fault-seed", default=0))
     problems = {name: problem for name, problem in found.items() if problem}
     assert not problems, "\n".join(f"{name}: {problem}" for name, problem in problems.items())
 
 
-def test_forged_lmdb_unchecked(tally: Tally, is_long: bool, pytestconfig: pytest.Config) -> None:
-    """What comes of it when nobody verifies first: it may end the process, and gives no wrong pixels."""
+def test_forged_unchecked(tally: Tally, is_long: bool, pytestconfig: pytest.Config) -> None:
+    """What comes of LMDB when nobody verifies first: it may end the process, and gives no wrong pixels."""
     most = None if is_long else SHORT_UNCHECKED
     seed = pytestconfig.getoption("--fault-seed", default=0)
-    found = forged(MANY, damage.SINGLE_BLOCKS, lambda reading: reading.outcome(*reading.whole()), most, seed)
+    found = forged(MANY["lmdb"], damage.SINGLE_BLOCKS, lambda reading: reading.outcome(*reading.whole()), most, seed)
     for outcome in found.values():
-        tally.add(UNCHECKED, LMDB, outcome.split(":")[0])
+        tally.add(UNCHECKED, OURS[1], outcome.split(":")[0])
     assert not {outcome for outcome in found.values() if "something else" in outcome}
 
 
-LMDB = next(store for store in OURS if store.format == "lmdb")
-
-
-def forged(
-    part: dict[str, str], block_bytes: int, judge: Callable[[Reading], str], most: int | None, seed: int
-) -> dict[str, str]:
-    """The outcome of each forgery, or of so many of them."""
-    sample = damage.sample(LMDB, damage.Contents(1, block_bytes, [(3, 0)]))
-    name = next(name for name in sample.files if Path(name).name == Path(part["lmdb"]).name)
-    forged = list(forgeries(sample.files[name]))
+def forged(part: str, block_bytes: int, judge: Callable[[Reading], str], most: int | None, seed: int) -> dict[str, str]:
+    """The outcome of each forgery of a file, or of so many of them."""
+    store = next(store for store in OURS if store.verbs.BACKEND.suffix == Path(part).suffix)
+    forms = 1 if store.format == "lmdb" else 2  # HDF5's table gives places only where forms differ
+    sample = damage.sample(store, damage.Contents(forms, block_bytes, [(3, 0)]))
+    name = next(name for name in sample.files if Path(name).name == Path(part).name)
+    forged = list(forgeries(sample.files[name], {"lmdb": lmdb_fields, "hdf5": hdf5_fields}[store.format]))
     Random(seed).shuffle(forged)
     with damage.memory_directory() as root:
 
@@ -922,8 +941,9 @@ def forged(
 
         def attempt(number: int) -> str:
             damage.lay(root / "store", {name: forged[number][1]})
-            damage.reseal_tree(root / "store")
-            return judge(Reading(LMDB, root / "store", sample.held))
+            if store.format == "lmdb":
+                damage.reseal_tree(root / "store")
+            return judge(Reading(store, root / "store", sample.held))
 
         count = len(forged) if most is None else min(most, len(forged))
         return {forged[n][0]: found for n, found in enumerate(damage.in_children(prepare, count))}
