@@ -291,7 +291,9 @@ def _remove_generations(root: str, keep: str) -> None:
 
 
 def _write_file(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with open(path, "xb") as file:  # a new file: an old link could lead out of the store
         file.write(data)
 
 

@@ -16,6 +16,7 @@ checked before the environment is opened: DESCRIPTION holds their checksum for t
 name, so `lock=False` is safe: there is no lock file, no reader slot, and nothing that a fork could harm.
 """
 
+import collections
 import errno
 import os
 import struct
@@ -48,10 +49,11 @@ _PAGE_HEADER, _BRANCH = 16, 1
 _META = struct.Struct("<40xI84xQ8xQ")  # page size, root, transaction
 
 # py-lmdb waits in a forked child for calls that other threads had under way, so none may be at a fork.
-_calls = threading.RLock()
+_calls = threading.Lock()
 os.register_at_fork(before=_calls.acquire, after_in_parent=_calls.release, after_in_child=_calls.release)
 # LMDB refuses to open a file twice in a process: readers share an environment, here with its users.
 _opened: dict[tuple[int, int], tuple[lmdb.Environment, int]] = {}
+_let_go: collections.deque[tuple[int, int]] = collections.deque()  # a key for each user that is gone
 
 
 class _Lmdb(Backend):
@@ -253,17 +255,29 @@ def _share(descriptor: int, size: int, user: Many) -> "lmdb.Transaction[memoryvi
     status = os.fstat(descriptor)
     key = status.st_dev, status.st_ino
     with _calls:
+        _close_unused()
         environment, users = _opened.get(key, (None, 0))
         if environment is None:
             path = descriptor_path(descriptor)
             environment = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size)
         _opened[key] = environment, users + 1
-        weakref.finalize(user, _let_go, key)
+        weakref.finalize(user, _forget, key)
         return environment.begin(buffers=True)
 
 
-def _let_go(key: tuple[int, int]) -> None:
-    with _calls:
+def _forget(key: tuple[int, int]) -> None:
+    """A user is gone, perhaps to the collector of garbage in the middle of a call that holds the lock."""
+    _let_go.append(key)
+    if _calls.acquire(blocking=False):
+        try:
+            _close_unused()
+        finally:
+            _calls.release()
+
+
+def _close_unused() -> None:
+    while _let_go:
+        key = _let_go.popleft()
         environment, users = _opened.pop(key)
         if users > 1:
             _opened[key] = environment, users - 1

@@ -52,8 +52,8 @@ BAD_IMAGES: dict[str, Any] = {
     "Pillow's": Image.new("L", (4, 4)),
 }
 WAYS: dict[str, Call] = {
-    "store_single": lambda backend, root, bad: backend.store_single(root, bad, 2, 0),
-    "list": lambda backend, root, bad: backend.store_many(root, [IMAGE, IMAGE, bad, IMAGE], range(4)),
+    "store_single": lambda backend, root, bad: backend.store_single(root, bad, 2, 0, durable=False),
+    "list": lambda backend, root, bad: backend.store_many(root, [IMAGE, IMAGE, bad], range(3), durable=False),
     "generator": lambda backend, root, bad: backend.store_many(root, iter([LARGE, LARGE, bad]), range(3)),
 }
 

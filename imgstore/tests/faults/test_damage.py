@@ -140,10 +140,17 @@ def test_removed(store: Store, samples: list[Sample], tally: Tally) -> None:
 
 def test_swapped(store: Store, samples: list[Sample], tally: Tally) -> None:
     for sample in samples[::2]:
-        pairs = itertools.combinations([name for name in sample.files if sample.files[name]], 2)
+        names = [name for name in sample.files if sample.files[name]]
+        # an older image of the same id is whole in itself: nothing tells that its file was put in the newer's place
+        pairs = [pair for pair in itertools.combinations(names, 2) if not brings_back(*pair)]
         changes: list[Changes] = [{a: sample.files[b], b: sample.files[a]} for a, b in pairs]
         found = noted(tally, "two files swapped", store, judged(store, [sample], changes.__getitem__, len(changes)))
         assert READ not in found or not store.ours
+
+
+def brings_back(one: str, other: str) -> bool:
+    """Whether a single and the file of the many are swapped, which hold images of the same id."""
+    return ("/singles/" in one) != ("/singles/" in other) and Path(one).suffix == Path(other).suffix
 
 
 @pytest.mark.parametrize("store", OURS, ids=str)
