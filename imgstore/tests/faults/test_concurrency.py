@@ -204,6 +204,7 @@ def test_change_at_a_line(
         moving.before = moving.after
     # read_many, too, opens a reader, whose singles may be gone before it reads them
     assert seen.keys() <= {"old", "new", "new" if name in ALWAYS else REPLACED}
+    assert name in FRESH or "singles" in change or not seen["new"], "an open reader reads its own generation"
 
 
 def lines(moving: Moving, name: str, most: int | None, random: np.random.Generator) -> list[int]:

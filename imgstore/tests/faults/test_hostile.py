@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import imgstore
 from imgstore import BACKENDS
@@ -299,6 +300,29 @@ def other_format(name: str) -> Case:
     return Case(partial(edited, edit))
 
 
+def resaved(shape: tuple[int, ...]) -> Case:
+    """The same pixels and text in an image of another shape."""
+
+    def edit(data: bytes) -> bytes:
+        with Image.open(io.BytesIO(data)) as png:
+            info, file = PngInfo(), io.BytesIO()
+            info.add_text("imgstore", png.info["imgstore"])
+            Image.fromarray(np.asarray(png).reshape(shape)).save(file, "PNG", pnginfo=info)
+        return file.getvalue()
+
+    return Case(partial(edited, edit))
+
+
+def in_ifunc(data: bytes) -> bytes:
+    """The same pixels and text in a format whose files may say anything of themselves (IFUNC's IM)."""
+    with Image.open(io.BytesIO(data)) as png:
+        file = io.BytesIO()
+        png.save(file, "IM")
+        header, pixels = file.getvalue()[:512].rstrip(b"\0\x1a"), file.getvalue()[512:]
+        line = f"imgstore: {png.info['imgstore']}\r\n".encode()
+    return (header + line).ljust(511, b"\0") + b"\x1a" + pixels
+
+
 def sparse_png(root: Path, outside: Path, backend: str) -> None:
     for name in (MANY[backend], SINGLE[backend]):
         sparse(name, (1 << 31) - 1, root, outside, backend)
@@ -347,6 +371,9 @@ PNGS = {
     "a deflate bomb": png(with_body(b"IDAT", lambda _: zeros(BOMB))),
     **{f"a deflate bomb of {side} x {side}": png(*deflate_bomb(side)) for side in (13_000, 16_384)},
     "another size": png(with_header(0, ">2I", 40, 10)),
+    "another size, saved so": resaved((10, 40, 3)),
+    "another mode, saved so": resaved((20, 60)),
+    "an IM": Case(partial(edited, in_ifunc)),
     "another size, in its text": png(with_text(b"20x20", b"40x10")),
     "another depth": png(with_header(8, ">B", 16)),
     "another mode": png(with_header(9, ">B", 0)),
