@@ -173,7 +173,8 @@ class Backend(ABC):
 
         Gives one `(N, H, W[, C])` array where shapes and dtypes agree, else a list, and int64 `(N,)`.
 
-        Raises StoreNotFoundError, ImageNotFoundError, CorruptStoreError.
+        Raises StoreNotFoundError, ImageNotFoundError, CorruptStoreError, and StoreReplacedError when a writer
+        replaced the store while it was read.
         """
         with self.open_reader(root, verify=verify) as reader:
             return reader.read_many(image_ids)
@@ -231,9 +232,10 @@ class Backend(ABC):
 class Reader(Sequence[Pair]):
     """A store kept open: a sequence of (image, label), by position in ascending order of ids.
 
-    It reads the generation and the singles that it found when it was opened; open another to see later
-    ones. When the store is replaced, what is read is still the old, or StoreReplacedError says so. Threads
-    may share it. It pickles, and goes on in a forked or spawned process without harm to this one.
+    It reads the generation, and of singles the ids, that it found when it was opened: open another to see
+    later ones. A single that is replaced meanwhile is read as it was or as it is, whole in either case. When the
+    store is replaced, what is read is still the old, or StoreReplacedError says so. Threads may share it. It
+    pickles, and goes on in a forked or spawned process without harm to this one.
     """
 
     def __init__(self, backend: Backend, generation: Generation, verify: bool, singles: Labels | None = None) -> None:

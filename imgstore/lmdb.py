@@ -3,7 +3,8 @@
 A value is a block of consecutive images of one shape and dtype; its key is its last id, 8 bytes big-endian,
 so that the first key from an id on is its block. A value holds
 
-    header       checksum of the block, first id, number of images, H, W, C (0 for (H, W)), dtype
+    header       checksum of the block (uint64), first id (int64), number of images, H, W, C (uint64 each, C is
+                 0 for (H, W)), dtype (its name in 8 bytes of ASCII); all little-endian
     labels       int64
     checksums    uint64, of each image
     pixels       (k, H, W[, C])
