@@ -67,7 +67,8 @@ class _File(Mapped):
     def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool, pixels: bytes) -> None:
         super().__init__(path, first, count, form, verify)
         self._descriptor, _ = open_file(path)
-        weakref.finalize(self, os.close, self._descriptor)
+        # not at exit: a thread may still read
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
         self._memory, datasets = _datasets(path, self._descriptor, pixels)
         self._pixels, self._labels, self._checksums, self._blocks = datasets
         if form and form != (self._pixels.shape[1:], self._pixels.dtype):

@@ -262,7 +262,8 @@ def _share(descriptor: int, size: int, user: Many) -> "lmdb.Transaction[memoryvi
             path = descriptor_path(descriptor)
             environment = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size)
         _opened[key] = environment, users + 1
-        weakref.finalize(user, _forget, key)
+        # not at exit: a thread may still read, and would from memory that is no longer mapped
+        weakref.finalize(user, _forget, key).atexit = False
         return environment.begin(buffers=True)
 
 
