@@ -435,8 +435,13 @@ def ended_by(code: int | None) -> str:
     return f"ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
 
 
-def limit_memory(more: int = MEMORY) -> None:
-    """From here on the process may take so much more address space."""
+@contextlib.contextmanager
+def limited_memory(more: int = MEMORY) -> Iterator[None]:
+    """The process may take no more than so much further address space."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

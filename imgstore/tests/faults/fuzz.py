@@ -107,7 +107,6 @@ class Fuzz(NamedTuple):
     def prepare(self) -> Attempt:
         for number, sample in enumerate(self.samples):
             damage.lay_out(self.root / str(number), sample.files)
-        damage.limit_memory(MEMORY)
         return self.attempt
 
     def attempt(self, number: int) -> str:
@@ -117,7 +116,8 @@ class Fuzz(NamedTuple):
         try:
             if is_sealed:
                 reseal(root, name)
-            return outcome(Reading(self.store, root, sample.held), name)
+            with damage.limited_memory(MEMORY):
+                return outcome(Reading(self.store, root, sample.held), name)
         finally:
             sealing = [file for file in sample.files if Path(file).name in (damage.CURRENT, DESCRIPTION)]
             damage.lay(root, {file: sample.files[file] for file in {name, *sealing}})

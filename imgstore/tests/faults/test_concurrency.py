@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -41,7 +42,8 @@ READERS, THREADS = 2, 2
 SECONDS, LONG_SECONDS = 1.5, 60.0
 FORKS, LONG_FORKS = 10, 1000
 OPENINGS, LONG_OPENINGS = 10, 300
-HANGS = 20  # seconds after which a forked child is taken to hang
+EXITING = 2  # processes
+HANGS = 20  # seconds after which a child is taken to hang
 LINES = 10  # of those that a read passes, in the short form
 FORK: Any = multiprocessing.get_context("fork")
 REPLACED = "replaced"
@@ -497,6 +499,24 @@ def forked(reader: Reader, root: Path) -> int:
             os._exit(0)
         os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+EXITS = """
+import atexit, sys, threading, time
+atexit.register(time.sleep, 0.1)  # the last to run: the thread goes on when others have let go of what they hold
+from imgstore import open_reader
+reader = open_reader(sys.argv[1])
+def read():
+    while True:
+        list(reader)
+threading.Thread(target=read, daemon=True).start()
+time.sleep(0.05)
+"""
+
+
+def test_process_ends_while_a_thread_reads(reader: Reader, tmp_path: Path) -> None:
+    for _ in range(EXITING):
+        subprocess.run([sys.executable, "-c", EXITS, tmp_path / "store"], check=True, timeout=HANGS)
 
 
 def test_opened_by_many_threads_at_once(backend: ModuleType, is_long: bool, tmp_path: Path) -> None:

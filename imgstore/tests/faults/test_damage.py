@@ -1,5 +1,6 @@
 """Flipped bits, overwritten bytes, cut, removed and swapped files: reading gives what was stored, or refuses."""
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable
@@ -86,16 +87,16 @@ def judged(store: Store, samples: list[Sample], changed: Callable[[int], Changes
         def prepare() -> Attempt:
             for number, sample in enumerate(samples):
                 damage.lay_out(directory / str(number), sample.files)
-            if store.ours:  # py-lmdb with pickles maps a GiB
-                damage.limit_memory()
             return attempt
 
         def attempt(number: int) -> str:
             root, sample = directory / str(number % len(samples)), samples[number % len(samples)]
             changes = changed(number)
             damage.lay(root, changes)
+            limit = damage.limited_memory() if store.ours else contextlib.nullcontext()  # plain py-lmdb maps a GiB
             try:
-                return Trial(store, root, sample.held_after(changes), changes).judged()
+                with limit:
+                    return Trial(store, root, sample.held_after(changes), changes).judged()
             finally:
                 damage.lay(root, {name: sample.files[name] for name in changes})
 

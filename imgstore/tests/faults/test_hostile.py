@@ -847,15 +847,15 @@ def laid(store: Store, sample: Sample, case: Case, directory: Path, number: int)
 
 def prepared(store: Store, sample: Sample, cases: list[Case], directory: Path) -> Attempt:
     watch, audit = Watch(), Audit(directory / "inside")
-    damage.limit_memory(MEMORY)
 
     def attempt(number: int) -> str:
         root, outside = laid(store, sample, cases[number], directory, number)
         watch.add(outside)
         audit.seen.clear()
         case = cases[number]
-        problems = [*Reading(store, root, sample.held, case.refusal, case.harmless).problems(), *audit.seen]
-        return "; ".join(problems + ["opened what lies outside"] * watch.saw())
+        with damage.limited_memory(MEMORY):
+            problems = list(Reading(store, root, sample.held, case.refusal, case.harmless).problems())
+        return "; ".join([*problems, *audit.seen, *["opened what lies outside"] * watch.saw()])
 
     return attempt
 
@@ -877,10 +877,9 @@ def test_opens_nothing_else(store: Store, tmp_path: Path) -> None:
 
 
 def read_each(store: Store, roots: list[Path]) -> None:
-    damage.limit_memory(MEMORY)
     for root in roots:
-        for read in (partial(imgstore.verify, root), *(partial(store.verbs.read_single, root, n) for n in (0, 3))):
-            with contextlib.suppress(Exception):
+        for read in (partial(imgstore.verify, root), partial(store.verbs.read_single, root, 3)):
+            with contextlib.suppress(Exception), damage.limited_memory(MEMORY):
                 read()
 
 
@@ -963,14 +962,14 @@ def forged(part: str, block_bytes: int, judge: Callable[[Reading], str], most: i
 
         def prepare() -> Attempt:
             damage.lay_out(root / "store", sample.files)
-            damage.limit_memory(MEMORY)
             return attempt
 
         def attempt(number: int) -> str:
             damage.lay(root / "store", {name: forged[number][1]})
             if store.format == "lmdb":
                 damage.reseal_tree(root / "store")
-            return judge(Reading(store, root / "store", sample.held))
+            with damage.limited_memory(MEMORY):
+                return judge(Reading(store, root / "store", sample.held))
 
         count = len(forged) if most is None else min(most, len(forged))
         return {forged[n][0]: found for n, found in enumerate(damage.in_children(prepare, count))}
