@@ -20,8 +20,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from imgstore._checksums import checksum
 from imgstore.errors import (
@@ -48,8 +47,7 @@ _CURRENT = re.compile(
 _SINGLE = re.compile(r"[0-9]{8,19}")
 
 
-@dataclass(frozen=True)
-class Generation:
+class Generation(NamedTuple):
     """A generation as CURRENT named it and as its DESCRIPTION tells."""
 
     root: str
@@ -96,17 +94,22 @@ def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
     """
     root = os.fspath(root)
     for _ in range(_ATTEMPTS):
-        current = _read_current(root)
+        descriptor, status = _open_current(root)
         try:
-            result = open_generation(_generation(root, current))
+            result = open_generation(
+                _generation(root, read_open(f"{root}/CURRENT", descriptor, status, _LARGEST_CURRENT))
+            )
         except (OSError, ImgstoreError) as error:
-            if _read_current(root) != current:
+            if not _is_current(root, status):
                 continue
             if type(error) is FileNotFoundError:
                 raise CorruptStoreError(error.filename, "is missing from the store") from None
             raise
-        if _read_current(root) == current:
-            return result
+        else:
+            if _is_current(root, status):
+                return result
+        finally:
+            os.close(descriptor)  # only now: while it is open, no other CURRENT is given its inode
     raise StoreReplacedError(root, "the store was replaced again and again while it was being opened")
 
 
@@ -117,8 +120,7 @@ def writing(root: Root) -> Iterator[str]:
     if os.path.exists(path) and not os.path.isdir(path):
         raise InvalidArgumentError("root", f"{path} is a file; give a directory")
     os.makedirs(path, exist_ok=True)
-    descriptor = os.open(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
+    with _opened(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -128,8 +130,6 @@ def writing(root: Root) -> Iterator[str]:
         finally:
             # Unlocked by name: a child forked meanwhile holds the same lock open.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
 
 
 def replace_generation(root: str, backend: str, durable: bool, write: Callable[[str], dict[str, Any]]) -> None:
@@ -143,64 +143,53 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
         _remove_generations(root, before)
     name = f"{max(_generations(root).values(), default=0) + 1:06d}-{secrets.token_hex(3)}"
     path = os.path.join(root, name)
-    descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)  # before the first write: syncfs tells of its errors
     try:
-        os.makedirs(os.path.join(path, "singles"))
-        text = json.dumps(write(path), separators=(",", ":")).encode()
-        _write_file(os.path.join(path, "DESCRIPTION"), text)
-        if durable:
-            _sync_generation(path, descriptor)
-        _replace_current(root, backend, name, durable, f"{checksum(text):016x}")
+        with _opened(root) as file_system:  # before the first write: syncfs tells of its errors
+            os.makedirs(os.path.join(path, "singles"))
+            text = json.dumps(write(path), separators=(",", ":")).encode()
+            _write_file(os.path.join(path, "DESCRIPTION"), text)
+            if durable:
+                _sync_generation(root, path, file_system)
+            _replace_current(root, backend, name, durable, f"{checksum(text):016x}")
     except BaseException:
         if _live_name(root) != name:  # an interrupt may arrive when CURRENT was just replaced
             shutil.rmtree(path, ignore_errors=True)
         raise
-    finally:
-        os.close(descriptor)
     _remove_generations(root, name)
 
 
 def make_durable(generation: Generation) -> None:
     """Sync a generation that was written with durable=False, so that a durable single can rely on it."""
-    descriptor = os.open(generation.root, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _sync_file_system(descriptor)
-    finally:
-        os.close(descriptor)
+    with _opened(generation.root) as file_system:
+        _sync_file_system(file_system)
     _replace_current(generation.root, generation.backend, generation.name, True, generation.checksum)
 
 
 def replace_single(generation: Generation, name: str, durable: bool, write: Callable[[str], None]) -> None:
     """Let `write` make the file of a single under another name, then rename it to `name`."""
-    new = generation.path("singles", ".new")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)
-    try:
-        write(new)
-        if durable:
-            _sync(new)
-        os.replace(new, generation.path(name))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
+    _replace_file(generation.path(name), generation.path("singles", ".new"), durable, write)
     if durable:
         _sync(generation.path("singles"))
 
 
 def read_file(path: str, largest: int) -> bytes:
     """The bytes of a file of the store; never through a symbolic link, never more than `largest`."""
-    descriptor, size = open_file(path)
+    descriptor, status = open_file(path)
     try:
-        if size > largest:
-            raise CorruptStoreError(path, f"has {size} bytes, more than the {largest} that it can have")
-        return os.read(descriptor, size)
+        return read_open(path, descriptor, status, largest)
     finally:
         os.close(descriptor)
 
 
-def open_file(path: str) -> tuple[int, int]:
-    """Descriptor and size of a regular file of the store; CorruptStoreError for a link or another kind."""
+def read_open(path: str, descriptor: int, status: os.stat_result, largest: int) -> bytes:
+    """The bytes of what `open_file` opened; CorruptStoreError where they are more than `largest`."""
+    if status.st_size > largest:
+        raise CorruptStoreError(path, f"has {status.st_size} bytes, more than the {largest} that it can have")
+    return os.read(descriptor, status.st_size)
+
+
+def open_file(path: str) -> tuple[int, os.stat_result]:
+    """Descriptor and status of a regular file of the store; CorruptStoreError for a link or another kind."""
     try:
         # O_NONBLOCK: to open a FIFO would otherwise wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -212,7 +201,7 @@ def open_file(path: str) -> tuple[int, int]:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise CorruptStoreError(path, "is not a regular file")
-    return descriptor, status.st_size
+    return descriptor, status
 
 
 def descriptor_path(descriptor: int) -> str:
@@ -226,11 +215,19 @@ def require_directory(path: str) -> None:
         raise CorruptStoreError(path, "is not a directory of the store's own")
 
 
-def _read_current(root: str) -> bytes:
+def _open_current(root: str) -> tuple[int, os.stat_result]:
     try:
-        return read_file(f"{root}/CURRENT", _LARGEST_CURRENT)
+        return open_file(f"{root}/CURRENT")
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(root, "there is no imgstore store here") from None
+
+
+def _is_current(root: str, status: os.stat_result) -> bool:
+    """Whether this is the status of CURRENT: each is a new file, under the name of the last."""
+    try:
+        return os.path.samestat(os.lstat(f"{root}/CURRENT"), status)
+    except FileNotFoundError:
+        return False
 
 
 def _entry(root: str, current: bytes) -> re.Match[bytes]:
@@ -257,26 +254,33 @@ def _generation(root: str, current: bytes) -> Generation:
 
 def _live_name(root: str) -> str | None:
     try:
-        return _entry(root, _read_current(root))["name"].decode()
-    except (StoreNotFoundError, CorruptStoreError):
+        return _entry(root, read_file(f"{root}/CURRENT", _LARGEST_CURRENT))["name"].decode()
+    except (FileNotFoundError, CorruptStoreError):
         return None
 
 
 def _replace_current(root: str, backend: str, name: str, durable: bool, description: str) -> None:
     line = f"imgstore 1 {backend} {name} {'synced' if durable else 'unsynced'} {description}"
-    new = os.path.join(root, "CURRENT.new")
+    text = f"{line} {checksum(line.encode()):016x}\n".encode()
+    path = os.path.join(root, "CURRENT")
+    _replace_file(path, f"{path}.new", durable, lambda new: _write_file(new, text))
+    if durable:
+        _sync_with_parents(root)
+
+
+def _replace_file(path: str, new: str, durable: bool, write: Callable[[str], None]) -> None:
+    """Let `write` make the file `new`, which then takes the name `path`. The caller syncs the directory."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)  # of a killed writer; or a link, that could lead out of the store
     try:
-        _write_file(new, f"{line} {checksum(line.encode()):016x}\n".encode())
+        write(new)
         if durable:
             _sync(new)
-            _sync(root)  # what CURRENT is about to name must be there when it is
-        os.replace(new, os.path.join(root, "CURRENT"))
+        os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(new)
         raise
-    if durable:
-        _sync_with_parents(root)
 
 
 def _generations(root: str) -> dict[str, int]:
@@ -291,21 +295,18 @@ def _remove_generations(root: str, keep: str) -> None:
 
 
 def _write_file(path: str, data: bytes) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    with open(path, "xb") as file:  # a new file: an old link could lead out of the store
+    with open(path, "xb") as file:
         file.write(data)
 
 
-def _sync_generation(path: str, descriptor: int) -> None:
-    """Sync what was written to `path`: a few files one by one, many through their file system's `descriptor`."""
+def _sync_generation(root: str, path: str, file_system: int) -> None:
+    """Sync what was written to `path`, and its name: a few files one by one, many with their file system."""
     names = [*os.listdir(path), *(f"singles/{name}" for name in os.listdir(f"{path}/singles"))]
     if len(names) > _FEW:
-        _sync_file_system(descriptor)
+        _sync_file_system(file_system)
         return
-    for name in names:
-        _sync(f"{path}/{name}")
-    _sync(path)
+    for each in (*(f"{path}/{name}" for name in names), path, root):
+        _sync(each)
 
 
 def _sync_with_parents(root: str) -> None:
@@ -319,9 +320,15 @@ def _sync_with_parents(root: str) -> None:
 
 
 def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _opened(path) as descriptor:
         os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 

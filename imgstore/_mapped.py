@@ -8,7 +8,7 @@ import numpy as np
 
 from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
 from imgstore._images import Array, Block, Form, Labels
-from imgstore._store import Allocate, Many, Pair
+from imgstore._store import Many, Pair
 from imgstore.errors import CorruptStoreError
 
 
@@ -51,18 +51,19 @@ class Mapped(Many):
         for image_id in ids[image_checksums(images, ids, labels) != checksums]:
             raise self.fault("does not match its checksum", int(image_id))
 
-    def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
         first = self.first
         while first < self.first + self.count:
-            (found, images, labels), checksums, checksum = self.block(first)
+            (found, mapped, labels), checksums, checksum = self.block(first)
             if found != first:
                 raise self.fault("the blocks do not follow one another", first)
-            read = Block(first, allocate(first, len(images), (images.shape[1:], images.dtype)), labels.copy())
-            self.copy(images, read.images)
+            last = first + len(mapped)
+            read = Block(first, np.empty_like(mapped) if images is None else images[first:last], labels.copy())
+            self.copy(mapped, read.images)
             if self.verify and block_checksum(read, checksums) != checksum:
-                raise self.fault(f"the block of {len(images)} images does not match its checksum", first)
+                raise self.fault(f"the block of {len(mapped)} images does not match its checksum", first)
             yield read
-            first += len(images)
+            first = last
 
     def fault(self, message: str, image_id: int) -> CorruptStoreError:
         return CorruptStoreError(self.path, message, image_id)

@@ -4,7 +4,7 @@ import itertools
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -42,7 +42,6 @@ from imgstore.errors import (
 )
 
 Pair = tuple[Array, int]
-Allocate = Callable[[int, int, Form], Array]
 
 
 class Many:
@@ -63,8 +62,8 @@ class Many:
         """The images and labels of these ids, in their order; asked only where `form` is not None."""
         raise NotImplementedError
 
-    def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
-        """All images, in ascending order, each block read into `allocate(first, count, form)`."""
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+        """All images, in ascending order: into the rows of `images`, or each block into memory of its own."""
         return iter(())
 
 
@@ -97,8 +96,7 @@ class Backend(ABC):
     def verify_many(self, generation: Generation) -> Labels:
         """Read what `write_many` wrote, checked; give its labels."""
         many = self.open_all(generation, True)
-        read = many.read_blocks(lambda first, count, kind: np.empty((count, *kind[0]), kind[1]))
-        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in read)])
+        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in many.read_blocks())])
         if len(labels) != many.count:
             raise CorruptStoreError(generation.path(), f"holds {len(labels)} images, not {many.count}")
         return labels
@@ -261,17 +259,22 @@ class Reader(Sequence[Pair]):
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
             raise ImageNotFoundError(int(missing), self._generation.root)
-        if many.form and len(ids) and image_ids is not None and not single.any():
-            return many.gather(ids)
         singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
-        images, labels = _rows(many, singles, len(ids)), np.empty(len(ids), np.int64)
-        if image_ids is None and len(singles) < len(ids):
-            _fill_with_all(many, images, labels)
-        for row in np.flatnonzero(~single).tolist() if image_ids is not None else ():
-            images[row], labels[row] = many.read(int(ids[row]))
+        forms = {(image.shape, image.dtype) for image, _ in singles.values()}
+        if not many.form or not len(ids) or forms - {many.form}:
+            pairs = (singles.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist()))
+            return _stacked(list(pairs))
+        if not singles and image_ids is not None:
+            return many.gather(ids)
+        images, labels = np.empty((len(ids), *many.form[0]), many.form[1]), np.empty(len(ids), np.int64)
+        if image_ids is None:
+            for first, _, read in many.read_blocks(images):
+                labels[first : first + len(read)] = read
+        elif not single.all():
+            images[~single], labels[~single] = many.gather(ids[~single])
         for row, (image, label) in singles.items():
             images[row], labels[row] = image, label
-        return _stacked(images), labels
+        return images, labels
 
     def close(self) -> None:
         """Let go of the store. Reading then raises ReaderClosedError; closing again does nothing."""
@@ -351,30 +354,8 @@ def _described(generation: Generation) -> tuple[int, Form | None]:
     return count, kind
 
 
-def _rows(many: Many, singles: dict[int, Pair], count: int) -> Any:
-    """Where `count` images go: one array where all have one form, else a list."""
-    kinds: set[Form | None] = {(image.shape, image.dtype) for image, _ in singles.values()}
-    if len(singles) < count:
-        kinds.add(many.form)
-    kind = kinds.pop() if len(kinds) == 1 else None
-    return [None] * count if kind is None else np.empty((count, *kind[0]), kind[1])
-
-
-def _stacked(images: Array | list[Array]) -> Array | list[Array]:
-    """A list as one array, where all have one form after all."""
-    if isinstance(images, list) and len({(image.shape, image.dtype) for image in images}) == 1:
-        return np.stack(images)
-    return images
-
-
-def _fill_with_all(many: Many, images: Any, labels: Labels) -> None:
-    def allocate(first: int, count: int, kind: Form) -> Array:
-        if isinstance(images, np.ndarray):
-            return images[first : first + count]
-        return np.empty(kind[0], kind[1])[np.newaxis] if count == 1 else np.empty((count, *kind[0]), kind[1])
-
-    for first, read, read_labels in many.read_blocks(allocate):
-        last = first + len(read)
-        labels[first:last] = read_labels
-        if isinstance(images, list):  # each owns its memory: of one alone that is the base of the view
-            images[first:last] = [read.base] if len(read) == 1 else [image.copy() for image in read]
+def _stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:
+    """Images and labels: one array where all have one form, else a list."""
+    images = [image for image, _ in pairs]
+    labels = np.fromiter((label for _, label in pairs), np.int64, len(pairs))
+    return np.stack(images) if len({(image.shape, image.dtype) for image in images}) == 1 else images, labels

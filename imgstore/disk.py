@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from imgstore._checksums import image_checksum
 from imgstore._generations import Generation, read_file
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
-from imgstore._store import Allocate, Backend, Many, Pair
+from imgstore._store import Backend, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 _MODES = {("uint8", channels): mode for channels, mode in enumerate(("L", "LA", "RGB", "RGBA"), 1)}
@@ -33,7 +33,6 @@ _PLAIN_BYTES = 4096 - 300  # of pixels, in a file that still fits a block of the
 _COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types, by channels
 _TEXT_AT = 41  # behind signature, IHDR, and length and name of the text chunk
 _AFTER_PIXELS = 20  # the checksums of deflate and of the chunk, and IEND
-_IMAGES_AT_ONCE = 256
 _LABELS = "labels.csv"
 _TITLE = "id,label\n"
 _TEXT = re.compile(
@@ -110,15 +109,12 @@ class _Files(Many):
         images, labels = zip(*map(self.read, ids.tolist()), strict=True)
         return np.stack(images), np.array(labels)
 
-    def read_blocks(self, allocate: Allocate) -> Iterator[Block]:
-        step = _IMAGES_AT_ONCE if self.form else 1
-        for first in range(0, self.count, step):
-            pairs = [self.read(image_id) for image_id in range(first, min(first + step, self.count))]
-            image = pairs[0][0]
-            images = allocate(first, len(pairs), (image.shape, image.dtype))
-            for row, (image, _) in enumerate(pairs):
-                images[row] = image
-            yield Block(first, images, np.array([label for _, label in pairs]))
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+        for image_id in range(self.count):
+            image, label = self.read(image_id)
+            if images is not None:
+                images[image_id] = image
+            yield Block(image_id, image[np.newaxis], np.array([label]))
 
 
 def _entries(block: Block) -> Iterator[tuple[int, Array, int]]:

@@ -69,10 +69,10 @@ class _Lmdb(Backend):
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
         path = os.path.join(generation, _MANY)
         _write(path, blocks)
-        descriptor, size = open_file(path)
+        descriptor, status = open_file(path)
         try:
             pages = _tree_pages(descriptor)
-            return {"tree": [size, _pages_checksum(descriptor, pages), pages]}
+            return {"tree": [status.st_size, _pages_checksum(descriptor, pages), pages]}
         finally:
             os.close(descriptor)
 
@@ -238,29 +238,28 @@ def _system_error(error: lmdb.Error, path: str) -> OSError:
 
 def _begin(path: str, user: Many, tree: object) -> tuple["lmdb.Transaction[memoryview]", int]:
     """A read transaction on the file at `path`, once its pages are checked, and its size."""
-    descriptor, size = open_file(path)
+    descriptor, status = open_file(path)
     try:
         if tree is None:
-            _check_offline(path, descriptor, size)
-        elif not _is_tree(tree, descriptor, size):
+            _check_offline(path, descriptor, status)
+        elif not _is_tree(tree, descriptor, status.st_size):
             raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
-        return _share(descriptor, size, user), size
+        return _share(descriptor, status, user), status.st_size
     except lmdb.Error as error:
         raise _system_error(error, path) from error
     finally:
         os.close(descriptor)
 
 
-def _share(descriptor: int, size: int, user: Many) -> "lmdb.Transaction[memoryview]":
+def _share(descriptor: int, status: os.stat_result, user: Many) -> "lmdb.Transaction[memoryview]":
     """A read transaction on the environment that all readers of this file share, until the last one is gone."""
-    status = os.fstat(descriptor)
     key = status.st_dev, status.st_ino
     with _calls:
         _close_unused()
         environment, users = _opened.get(key, (None, 0))
         if environment is None:
             path = descriptor_path(descriptor)
-            environment = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size)
+            environment = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=status.st_size)
         _opened[key] = environment, users + 1
         # not at exit: a thread may still read, and would from memory that is no longer mapped
         weakref.finalize(user, _forget, key).atexit = False
@@ -287,9 +286,9 @@ def _close_unused() -> None:
             environment.close()
 
 
-def _check_offline(path: str, descriptor: int, size: int) -> None:
+def _check_offline(path: str, descriptor: int, status: os.stat_result) -> None:
     """Walk the pages without the engine, which a forged file could crash."""
-    if size > 1024 * os.fstat(descriptor).st_blocks * 512 + _COMMIT_BYTES:  # what is a hole would be walked for long
+    if status.st_size > 1024 * status.st_blocks * 512 + _COMMIT_BYTES:  # what is a hole would be walked for long
         raise CorruptStoreError(path, "is mostly a hole, which LMDB does not write")
     try:
         faults = lmdb.verify.verify(descriptor_path(descriptor), subdir=False)  # type: ignore[no-untyped-call]
