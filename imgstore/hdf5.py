@@ -2,9 +2,11 @@
 
     images       (N, H, W[, C]) where shapes and dtypes agree; else `pixels`, the images end to end in bytes
     labels       int64 (N,)
-    checksums    uint64 (N,), of each image
-    blocks       uint64 (M, 7): first id, checksum, offset in the pixels, H, W, C (0 for (H, W)), dtype as
-                 the number that its ASCII name is in little-endian order
+    checksums    uint64, of each image, and behind them of each block
+    blocks       beside `pixels` only: uint64 (M, 6): first id, offset in the pixels, H, W, C (0 for (H, W)),
+                 dtype as the number that its ASCII name is in little-endian order
+
+DESCRIPTION has `per_block`, the number of images in each block of `images` but the last.
 
 HDF5 has no journal and can crash on a full disk, so it writes no file of ours: pixels are written first,
 where the first dataset of a new file lies; then HDF5 lays out a file of that size in memory, and the few
@@ -25,6 +27,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from imgstore._checksums import Checksums
 from imgstore._generations import Generation, descriptor_path, open_file
 from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
 from imgstore._mapped import Mapped, View, checksums_of
@@ -32,7 +35,7 @@ from imgstore._store import Backend, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 _MANY = "images.h5"
-_BLOCK_FIELDS = 7
+_BLOCK_FIELDS = 6
 _LAYOUT: dict[str, Any] = {"libver": "latest", "alignment_threshold": 1, "alignment_interval": 64}  # a cache line
 _EXPECTED = {  # dimensions and dtype
     b"images": ((3, 4), None),
@@ -43,40 +46,50 @@ _EXPECTED = {  # dimensions and dtype
 }
 
 
+_Dataset = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
+
+
 class _Hdf5(Backend):
     name = "hdf5"
     suffix = ".h5"
 
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
-        _write(os.path.join(generation, _MANY), blocks)
-        return {}
+        return {"per_block": _write(os.path.join(generation, _MANY), blocks)}
 
     def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
-        return _File(generation.path(_MANY), 0, count, form, verify, b"images" if form else b"pixels")
+        per_block = generation.description.get("per_block") if form else None
+        if form and (type(per_block) is not int or per_block < 1):
+            raise CorruptStoreError(generation.path("DESCRIPTION"), "tells no number of images in a block")
+        many = _File(generation.path(_MANY), 0, count, per_block, verify)
+        if many.form != form:
+            raise CorruptStoreError(many.path, "does not have the shape and dtype that DESCRIPTION tells")
+        return many
 
     def write_single(self, path: str, block: Block) -> None:
         _write(path, iter([block]))
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        return _File(path, image_id, 1, None, verify, b"images").read(image_id)
+        return _File(path, image_id, 1, 1, verify).read(image_id)
 
 
 class _File(Mapped):
-    """What `_write` wrote; for a single, and where forms differ, each block has a form of its own."""
+    """What `_write` wrote: `per_block` images of one form in each block, or for None, each with a form of its own."""
 
-    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool, pixels: bytes) -> None:
-        super().__init__(path, first, count, form, verify)
+    def __init__(self, path: str, first: int, count: int, per_block: int | None, verify: bool) -> None:
         self._descriptor, _ = open_file(path)
         # not at exit: a thread may still read
         weakref.finalize(self, os.close, self._descriptor).atexit = False
-        self._memory, datasets = _datasets(path, self._descriptor, pixels)
-        self._pixels, self._labels, self._checksums, self._blocks = datasets
-        if form and form != (self._pixels.shape[1:], self._pixels.dtype):
-            raise CorruptStoreError(path, "does not have the shape and dtype that DESCRIPTION tells")
-        lengths = {len(self._labels), len(self._checksums), len(self._pixels) if form else count}
-        if lengths != {count} or self._blocks.shape[1:] != (_BLOCK_FIELDS,):
+        names = (b"images", b"labels", b"checksums") if per_block else (b"pixels", b"labels", b"checksums", b"blocks")
+        self._memory, (self._pixels, self._labels, self._checksums, *table) = _datasets(path, self._descriptor, names)
+        form = (self._pixels.shape[1:], self._pixels.dtype) if per_block else None
+        super().__init__(path, first, count, form, verify)
+        self._per_block = per_block or 0
+        blocks = -(-count // per_block) if per_block else len(table[0])
+        beside = {len(self._labels), len(self._checksums) - blocks, len(self._pixels) if per_block else count}
+        if beside != {count} or any(each.shape[1:] != (_BLOCK_FIELDS,) for each in table):
             raise CorruptStoreError(path, f"does not hold {count} images")
-        self._firsts = self._blocks[:, 0].copy().data  # of Python's integers, for bisect
+        self._places = table[0].tolist() if table else []
+        self._firsts = [place[0] for place in self._places]
         self._bytes = self._pixels.reshape(-1).view(np.uint8)
         self._all = View(Block(first, self._pixels, self._labels), self._checksums, 0)
 
@@ -97,13 +110,19 @@ class _File(Mapped):
         return images, labels
 
     def block(self, image_id: int) -> View:
-        number = max(bisect.bisect_right(self._firsts, image_id) - 1, 0)
-        first, checksum, *place = self._blocks[number].tolist()
-        last = self._firsts[number + 1] if number + 1 < len(self._firsts) else self.first + self.count
-        if not self.first <= first <= image_id < last <= self.first + self.count:
-            raise self.fault("is in no block", image_id)
+        if self.form:
+            number = (image_id - self.first) // self._per_block
+            first = self.first + number * self._per_block
+            last = min(first + self._per_block, self.first + self.count)
+        else:
+            number = max(bisect.bisect_right(self._firsts, image_id) - 1, 0)
+            first = self._firsts[number]
+            last = self._firsts[number + 1] if number + 1 < len(self._firsts) else self.count
+            if not self.first <= first <= image_id < last <= self.count:
+                raise self.fault("is in no block", image_id)
         rows = slice(first - self.first, last - self.first)
-        images = self._pixels[rows] if self.form else self._placed(image_id, last - first, *place)
+        images = self._pixels[rows] if self.form else self._placed(image_id, last - first, *self._places[number][1:])
+        checksum = int(self._checksums[self.count + number])
         return View(Block(first, images, self._labels[rows]), self._checksums[rows], checksum)
 
     def _placed(self, image_id: int, count: int, offset: int, *shape_and_dtype: int) -> Array:
@@ -144,44 +163,44 @@ class _MetadataOnly:
         raise NotImplementedError("h5py looks for it, but HDF5 reads nothing back from a new file")
 
 
-def _write(path: str, blocks: Iterator[Block]) -> None:
-    labels, checksums, table = [], [], []
+def _write(path: str, blocks: Iterator[Block]) -> int | None:
+    """Write the file; gives the number of images in a block, or None where forms differ."""
+    table: list[tuple[int, ...]] = []
+    beside: list[tuple[Labels, Checksums, int]] = []
     with open(path, "wb") as file:
         start = file.seek(_pixels_offset())
         for block in blocks:
             shape, dtype = block.images.shape[1:], block.images.dtype
-            of_images, of_block = checksums_of(block)
             name = int.from_bytes(dtype.str.encode(), "little")
-            table.append((block.first, of_block, file.tell() - start, *(*shape, 0)[:3], name))
-            labels.append(block.labels)
-            checksums.append(of_images)
+            table.append((block.first, file.tell() - start, *(*shape, 0)[:3], name))
+            beside.append((block.labels, *checksums_of(block)))
             file.write(block.images.data)
-        datasets = {
-            "labels": np.concatenate(labels),
-            "checksums": np.concatenate(checksums),
-            "blocks": np.array(table, np.uint64),
-        }
-        if len({row[3:] for row in table}) == 1:
-            layout, offsets = _layout("images", (len(datasets["labels"]), *shape), dtype, datasets)
+        labels, of_images, of_blocks = zip(*beside, strict=True)
+        datasets: dict[str, Array] = {"labels": np.concatenate(labels)}
+        datasets["checksums"] = np.concatenate([*of_images, np.array(of_blocks, np.uint64)])
+        if alike := len({row[2:] for row in table}) == 1:
+            pixels = "images", (len(datasets["labels"]), *shape), dtype
         else:
-            layout, offsets = _layout("pixels", (file.tell() - start,), np.dtype(np.uint8), datasets)
-        for offset, data in layout.writes + [(offsets[name], datasets[name].tobytes()) for name in datasets]:
+            pixels = "pixels", (file.tell() - start,), np.dtype(np.uint8)
+            datasets["blocks"] = np.array(table, np.uint64)
+        writes, offsets, size = _layout(pixels, *((name, each.shape, each.dtype) for name, each in datasets.items()))
+        parts: list[tuple[int, Any]] = [*writes, *zip(offsets, datasets.values(), strict=True)]
+        for offset, data in parts:
             file.seek(offset)
             file.write(data)
-        file.truncate(layout.size)
+        file.truncate(size)
+    return len(labels[0]) if alike else None
 
 
-def _layout(
-    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], datasets: dict[str, Array]
-) -> tuple[_MetadataOnly, dict[str, int]]:
-    """A new file's metadata, the pixels first, and the offset of each dataset."""
+@functools.lru_cache(maxsize=16)
+def _layout(pixels: _Dataset, *datasets: _Dataset) -> tuple[list[tuple[int, bytes]], list[int], int]:
+    """What HDF5 writes of a new file, as (offset, bytes); the offset of each dataset but the pixels; its size."""
     layout = _MetadataOnly()
     with h5py.File(layout, "w", **_LAYOUT) as file:
-        at = _create(file, name, shape, dtype)
-        offsets = {name: _create(file, name, array.shape, array.dtype) for name, array in datasets.items()}
+        at, *offsets = [_create(file, *dataset) for dataset in (pixels, *datasets)]
     if at != _pixels_offset():
         raise RuntimeError("HDF5 did not lay the pixels where it said; report the versions of h5py and HDF5")
-    return layout, offsets
+    return layout.writes, offsets, layout.size
 
 
 def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
@@ -202,13 +221,13 @@ def _pixels_offset() -> int:
         return _create(file, "images", (1, 1, 1), np.dtype(np.uint8))
 
 
-def _datasets(path: str, descriptor: int, pixels: bytes) -> tuple[Array, list[Array]]:
-    """The mapped file, and in it pixels, labels, checksums, blocks. Raises CorruptStoreError for anything else."""
+def _datasets(path: str, descriptor: int, names: tuple[bytes, ...]) -> tuple[Array, list[Array]]:
+    """The mapped file, and these datasets in it. Raises CorruptStoreError for anything else."""
     try:
         memory = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
         file = h5py.h5f.open(descriptor_path(descriptor).encode(), h5py.h5f.ACC_RDONLY, _access())
         try:
-            return memory, [_view(file, name, memory) for name in (pixels, b"labels", b"checksums", b"blocks")]
+            return memory, [_view(file, name, memory) for name in names]
         finally:
             file.close()
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
@@ -232,13 +251,13 @@ def _view(file: h5py.h5f.FileID, name: bytes, memory: Array) -> Array:
         raise ValueError(f"{name.decode()} is a link")
     dataset = h5py.h5d.open(file, name)
     # no offset: chunked and so perhaps filtered, virtual, in another file, or never written
-    offset, dtype = dataset.get_offset(), np.dtype(dataset.dtype.str)
+    offset, shape, dtype = dataset.get_offset(), dataset.shape, np.dtype(dataset.dtype.str)
     dimensions, expected = _EXPECTED[name]
-    if dtype.kind not in "biufc" or dtype != (expected or dtype) or len(dataset.shape) not in dimensions:
+    if dtype.kind not in "biufc" or dtype != (expected or dtype) or len(shape) not in dimensions:
         raise ValueError(f"{name.decode()} has another shape or dtype")
     if offset is None or offset >= len(memory):
         raise ValueError(f"{name.decode()} does not hold what was stored there")
-    return np.ndarray(dataset.shape, dtype, memory, offset)
+    return np.ndarray(shape, dtype, memory, offset)
 
 
 BACKEND = _Hdf5()

@@ -198,7 +198,8 @@ def _view(data: memoryview) -> View | None:
 def _write(path: str, blocks: Iterator[Block]) -> None:
     try:
         # not writemap: a full disk would end the process
-        environment = lmdb.open(path, subdir=False, lock=False, sync=False, lib_version=_ENGINE)
+        options: dict[str, Any] = {"subdir": False, "lock": False, "sync": False, "lib_version": _ENGINE}
+        environment = lmdb.open(path, map_size=4 * _COMMIT_BYTES, **options)
         try:
             _put(environment, blocks)
         finally:
@@ -210,7 +211,7 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
 def _put(environment: lmdb.Environment, blocks: Iterator[Block]) -> None:
     buffer = np.empty(_BUFFER_BYTES, np.uint8)
     transaction = environment.begin(write=True)
-    size = room = 0
+    size, room = 0, _COMMIT_BYTES
     for block in blocks:
         key, value = _packed(block, buffer)
         size += len(value)
