@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from imgstore._checksums import image_checksum
+from imgstore._checksums import image_checksum, image_checksums
 from imgstore._generations import Generation, read_file
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
 from imgstore._store import Backend, Many, Pair
@@ -59,8 +59,8 @@ class _Disk(Backend):
         with open(os.path.join(generation, _LABELS), "w", encoding="ascii", newline="") as table:
             table.write(_TITLE)
             for block in blocks:
-                for image_id, image, label in _entries(block):
-                    _write_png(os.path.join(generation, f"{image_id:08d}.png"), image, image_id, label)
+                for image_id, png in enumerate(_encoded(block), block.first):
+                    _write(f"{generation}/{image_id:08d}.png", png)
                 table.write(_rows(block.first, block.labels))
         return {}
 
@@ -74,8 +74,7 @@ class _Disk(Backend):
         return _Files(generation, count, form, verify)
 
     def write_single(self, path: str, block: Block) -> None:
-        for image_id, image, label in _entries(block):
-            _write_png(path, image, image_id, label)
+        _write(path, next(_encoded(block)))
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
         return _read_png(path, image_id, verify)
@@ -117,24 +116,37 @@ class _Files(Many):
             yield Block(image_id, image[np.newaxis], np.array([label]))
 
 
-def _entries(block: Block) -> Iterator[tuple[int, Array, int]]:
-    return ((block.first + row, block.images[row], int(block.labels[row])) for row in range(len(block.images)))
+def _write(path: str, data: bytes) -> None:
+    """Write a new file. Python's `open` would take a third of the time that one of a few kilobytes takes."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        written = os.write(descriptor, data)
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+    finally:
+        os.close(descriptor)
 
 
-def _write_png(path: str, image: Array, image_id: int, label: int) -> None:
-    shape = "x".join(map(str, image.shape))
-    if image.dtype.kind == "b":
-        image = image.view(np.uint8) != 0  # the bytes that will be read back, whatever was True before
-    digest = image_checksum(image, image_id, label)
-    text = f"id={image_id} label={label} shape={shape} dtype={image.dtype.str} xxh3={digest:016x}"
-    if image.dtype == np.uint8 and image.nbytes + image.shape[0] <= _PLAIN_BYTES:
-        with open(path, "wb", buffering=0) as file:
-            file.write(_plain_png(image, text.encode()))
-        return
-    info = PngImagePlugin.PngInfo()
+def _encoded(block: Block) -> Iterator[bytes]:
+    """The PNG of each image."""
+    images, ids = block.images, np.arange(len(block.labels)) + block.first
+    if images.dtype.kind == "b":
+        images = images.view(np.uint8) != 0  # the bytes that will be read back, whatever was True before
+    checksums = image_checksums(images, ids, block.labels).tolist()
+    form = f"shape={'x'.join(map(str, images.shape[1:]))} dtype={images.dtype.str}"
+    told = zip(ids.tolist(), block.labels.tolist(), checksums, strict=True)
+    texts = (f"id={image_id} label={label} {form} xxh3={digest:016x}" for image_id, label, digest in told)
+    if images.dtype == np.uint8 and images[0].nbytes + images.shape[1] <= _PLAIN_BYTES:
+        return _plain_pngs(images, texts)
+    return map(_pillow_png, images, texts)
+
+
+def _pillow_png(image: Array, text: str) -> bytes:
+    file, info = io.BytesIO(), PngImagePlugin.PngInfo()
     info.add_text("imgstore", text)
     plane = image[:, :, 0] if image.shape[2:] == (1,) else image
-    Image.fromarray(plane).save(path, "PNG", pnginfo=info, compress_level=1)
+    Image.fromarray(plane).save(file, "PNG", pnginfo=info, compress_level=1)
+    return file.getvalue()
 
 
 def _read_png(path: str, image_id: int, verify: bool) -> Pair:
@@ -180,12 +192,20 @@ def _form(shape: bytes, dtype: bytes) -> Form:
     return form
 
 
-def _plain_png(image: Array, text: bytes) -> bytes:
-    """A PNG without filter and compression, which would not make a file of a single block any smaller."""
-    rows = np.zeros((len(image), 1 + image.size // len(image)), np.uint8)
-    rows[:, 1:] = image.reshape(len(image), -1)
-    chunks = (b"tEXt", b"imgstore\0" + text), (b"IDAT", zlib.compress(rows.data, 0)), (b"IEND", b"")
-    return _plain_head(image.shape) + b"".join(_chunk(*chunk) for chunk in chunks)
+def _plain_pngs(images: Array, texts: Iterator[str]) -> Iterator[bytes]:
+    """PNGs without filter and compression, which would not make a file of a single block any smaller."""
+    shape = images.shape[1:]
+    height, row_bytes, start = _plain_rows((shape, images.dtype))
+    rows = np.zeros((len(images), height, row_bytes), np.uint8)
+    rows[:, :, 1:] = images.reshape(len(images), height, -1)
+    head, end = _plain_head(shape), _chunk(b"IEND", b"")
+    length, start_crc = struct.pack(">I", len(start) + height * row_bytes), zlib.crc32(start)
+    for text, row in zip(texts, rows.reshape(len(images), -1), strict=True):
+        pixels = row.data
+        adler = zlib.adler32(pixels)
+        crc = zlib.crc32(struct.pack(">I", adler), zlib.crc32(pixels, start_crc))
+        text_chunk = _chunk(b"tEXt", b"imgstore\0" + text.encode())
+        yield b"".join((head, text_chunk, length, start, pixels, struct.pack(">2I", adler, crc), end))
 
 
 @functools.lru_cache(maxsize=256)

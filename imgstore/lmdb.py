@@ -138,9 +138,9 @@ class _Environment(Mapped):
     def _load(self, image_id: int) -> _Cached:
         view = self.block(image_id)
         (first, images, labels), count = view.block, len(view.checksums)
-        # small values need not lie at an address that is a multiple of 8, as a memoryview wants it
-        aligned = (np.require(array, requirements="A").data for array in (labels, view.checksums))
-        cached = _Cached(view, images.reshape(count, -1), *aligned)
+        # as bytes: small values need not lie at an address that is a multiple of 8, as NumPy's `data` wants it
+        of_labels = labels.view(np.uint8).data.cast("q")
+        cached = _Cached(view, images.reshape(count, -1), of_labels, view.checksums.view(np.uint8).data.cast("Q"))
         if not self._per_block and first and first + count == self.count:
             return cached  # the last block may be smaller than the others
         self._per_block = self._per_block or count

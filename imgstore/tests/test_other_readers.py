@@ -75,7 +75,7 @@ def test_h5py_reads_mixed_images(tmp_path: Path) -> None:
 
 def hdf5_images(file: h5py.File) -> Iterator[Record]:
     ends = [*file["blocks"][1:, 0].tolist(), len(file["labels"])]
-    for (first, _, offset, *shape, name), end in zip(file["blocks"][...].tolist(), ends, strict=True):
+    for (first, offset, *shape, name), end in zip(file["blocks"][...].tolist(), ends, strict=True):
         dtype = np.dtype(name.to_bytes(8, "little").rstrip(b"\0").decode())
         form = [length for length in shape if length]
         data = file["pixels"][offset : offset + (end - first) * np.prod(form) * dtype.itemsize].view(dtype)

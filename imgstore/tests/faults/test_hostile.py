@@ -592,17 +592,23 @@ MAKES: dict[str, Make] = {
     "longer by two dimensions": of_shape(lambda shape: (*shape, 3, 2)),
     "of 2**50 rows": claims(2**50),
 }
-HDF5S = {
-    **{
-        f"{key} {name}": hdf5(make, key, harmless=name in ("enumerated",))
+
+
+def made(*keys: str) -> dict[str, Case]:
+    return {
+        f"{key} {name}": hdf5(make, key, harmless=name == "enumerated" or (key, name) == ("pixels", "longer"))
         for name, make in MAKES.items()
-        for key in ("images", "labels", "checksums", "blocks")
-    },
+        for key in keys
+    } | {f"{keys[-1]} flat": hdf5(of_shape(lambda shape: (int(np.prod(shape)),)), keys[-1])}
+
+
+HDF5S = {
+    **made("labels", "checksums", "images"),
+    **{f"{value!r} images in a block": described(per_block=value) for value in (0, -1, 4, 2**60, "3", 3.0, True, None)},
     "in other byte orders": hdf5(
         lambda file, key, array, outside: contiguous(file, key, array.astype(array.dtype.newbyteorder()), outside),
         "labels",
     ),
-    **{f"{key} flat": hdf5(of_shape(lambda shape: (int(np.prod(shape)),)), key) for key in ("images", "blocks")},
     "behind a user block": hdf5(contiguous, userblock_size=512, harmless=True),
     "of an old format": Case(hdf5(contiguous, harmless=True, track_order=True).tamper, harmless=True),
     **{f"a dimension is {value}": forged_shape(value) for value in (0, 2**50, 2**63, 2**64 - 1)},
@@ -686,7 +692,7 @@ def blocks_fields(name: str, start: int) -> dict[str, tuple[int, str]]:
 def hdf5_fields(data: bytes) -> dict[str, tuple[int, str]]:
     """Where the numbers of the table of blocks lie, and of labels and checksums the first."""
     with h5py.File(io.BytesIO(data)) as file:
-        columns = "first", "checksum", "offset", "height", "width", "channels", "dtype"
+        columns = "first", "offset", "height", "width", "channels", "dtype"
         table, rows = file["blocks"].id.get_offset(), file["blocks"].shape[0]
         fields = {f"{name} of all": (file[name].id.get_offset(), "<Q") for name in ("labels", "checksums")}
     for row, column in itertools.product(range(rows), range(len(columns))):
@@ -826,7 +832,17 @@ class Audit:
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("store", OURS, ids=str)
 def test_refused(store: Store, group: str) -> None:
-    sample, cases = damage.sample(store, HOSTILE_CONTENTS), GROUPS[group](store.format)
+    all_refused(store, HOSTILE_CONTENTS, GROUPS[group](store.format))
+
+
+def test_refused_where_forms_differ() -> None:
+    """What HDF5 has only then: pixels without a shape, and the table of the blocks."""
+    store = next(store for store in OURS if store.format == "hdf5")
+    all_refused(store, HOSTILE_CONTENTS._replace(forms=2), made("labels", "checksums", "pixels", "blocks"))
+
+
+def all_refused(store: Store, contents: damage.Contents, cases: dict[str, Case]) -> None:
+    sample = damage.sample(store, contents)
     with damage.memory_directory() as directory:
         found = damage.in_children(partial(prepared, store, sample, list(cases.values()), directory), len(cases))
         problems = {name: problem for name, problem in zip(cases, found, strict=True) if problem}
