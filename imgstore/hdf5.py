@@ -15,6 +15,7 @@ until the end. `libver="latest"`, because its metadata carries checksums. A cont
 `dataset.id.get_offset()` and is read there, through a memory map.
 """
 
+import atexit
 import bisect
 import errno
 import functools
@@ -26,6 +27,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil
 
 from imgstore._checksums import Checksums
 from imgstore._generations import Generation, descriptor_path, open_file
@@ -45,6 +47,9 @@ _EXPECTED = {  # dimensions and dtype
     b"blocks": ((2,), np.dtype("<u8")),
 }
 
+
+# A thread that is stopped at exit inside h5py would hold its lock for ever, and the process would hang on it.
+atexit.register(phil.acquire)
 
 _Dataset = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
 

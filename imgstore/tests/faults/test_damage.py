@@ -58,7 +58,7 @@ class Trial(NamedTuple):
         touched = REFUSED in outcomes or any(name.endswith(TABLE) for name in self.changes)
         if self.store.ours and touched and REFUSED not in verified:
             return "not found by verify"
-        return REFUSED if REFUSED in outcomes else READ
+        return REFUSED if REFUSED in outcomes | verified else READ
 
     def outcome(self, asked: list[int], read: Read) -> str:
         try:

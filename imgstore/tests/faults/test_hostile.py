@@ -693,7 +693,7 @@ def hdf5_fields(data: bytes) -> dict[str, tuple[int, str]]:
     """Where the numbers of the table of blocks lie, and of labels and checksums the first."""
     with h5py.File(io.BytesIO(data)) as file:
         columns = "first", "offset", "height", "width", "channels", "dtype"
-        table, rows = file["blocks"].id.get_offset(), file["blocks"].shape[0]
+        table, rows = (file["blocks"].id.get_offset(), len(file["blocks"])) if "blocks" in file else (0, 0)
         fields = {f"{name} of all": (file[name].id.get_offset(), "<Q") for name in ("labels", "checksums")}
     for row, column in itertools.product(range(rows), range(len(columns))):
         fields[f"row {row}: {columns[column]}"] = (table + 8 * (row * len(columns) + column), "<Q")
