@@ -1,5 +1,6 @@
 """The options and fixtures of the suite. What measures is in `benchmarks`."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 import imgstore
-from benchmarks import floor, peers, report, terms
+from benchmarks import floor, gate, peers, report, terms
+from benchmarks.contest import Key
 from benchmarks.images import Source, SourceError, open_source
-from benchmarks.workloads import Cell, Rounds, Terms, free_memory, missing_room, verb_of
+from benchmarks.workloads import OPERATIONS, Cell, Rounds, Terms, free_memory, missing_room, verb_of
 
 FLOOR = "floor"
 CUTOFFS = (10, 100, 1000, 10_000)
@@ -22,6 +24,8 @@ LARGEST_CUTOFF = 100_000
 SYNTHETIC_BYTES, LABEL_BYTES = 32 * 32 * 3, 8
 SOURCE = pytest.StashKey[Source]()
 DIRECTORY = pytest.StashKey[str]()
+REFERENCE = pytest.StashKey[gate.Reference]()
+OUTCOME = pytest.StashKey[gate.Outcome]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,9 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cutoffs",
         metavar="N,...",
         type=parsed_cutoffs,
-        default=CUTOFFS,
         help="how many images a store holds: positive integers, or `all` for the default and "
-        f"{LARGEST_CUTOFF}; default: {','.join(map(str, CUTOFFS))}",
+        f"{LARGEST_CUTOFF}; default: {','.join(map(str, CUTOFFS))}, "
+        f"with --against {','.join(map(str, gate.DEFAULT_CUTOFFS))}",
     )
     group.addoption(
         "--backends",
@@ -66,6 +70,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--no-durable", action="store_true", help="store without waiting for the disk")
     group.addoption("--no-verify", action="store_true", help="read without checking checksums")
+    against = parser.getgroup("against", "imgstore: compare with another commit")
+    against.addoption(
+        "--against",
+        metavar="REF",
+        help="compare the cells of the run with those of this commit, instead of measuring them the usual way; "
+        "exit with 1 when one is slower",
+    )
+    against.addoption(
+        "--against-budget",
+        metavar="SECONDS",
+        type=parsed_budget,
+        default=gate.DEFAULT_BUDGET,
+        help=f"how long that may take; default: {gate.DEFAULT_BUDGET:.0f}",
+    )
+    against.addoption(
+        "--against-report",
+        metavar="FILE",
+        type=parsed_report,
+        action="append",
+        default=[],
+        help="also write the verdicts to a file, .md or .json; may be given several times",
+    )
     faults = parser.getgroup("faults", "imgstore: the fault tests of `pytest imgstore/tests/faults`")
     faults.addoption("--long", action="store_true", help="try each fault as often as the README's table says")
     faults.addoption("--fault-seed", type=int, default=0, help="what the faults are drawn from; default: 0")
@@ -87,11 +113,43 @@ def parsed_backends(text: str) -> tuple[str, ...]:
     return names
 
 
+def parsed_budget(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(f"--against-budget: {text!r} is not a number of seconds")
+    return seconds
+
+
+def parsed_report(path: str) -> str:
+    if not path.endswith(gate.REPORTS):
+        raise pytest.UsageError(f"--against-report: {path} should end in {' or '.join(gate.REPORTS)}")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise pytest.UsageError(f"--against-report: there is no folder {os.path.dirname(path)}")
+    return os.path.abspath(path)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     store_directory(config)
+    against = config.getoption("--against")
+    config.option.cutoffs = config.option.cutoffs or (CUTOFFS if against is None else gate.DEFAULT_CUTOFFS)
+    if against is not None:
+        with one_line():
+            config.stash[REFERENCE] = gate.Reference.of(config.rootpath, against)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, interrupted)
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Say what the gate refuses as pytest says what is wrong with its options."""
+    try:
+        yield
+    except gate.GateError as error:
+        raise pytest.UsageError(f"--against: {error}") from None
 
 
 def interrupted(number: int, frame: Any) -> None:
@@ -188,7 +246,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
     names = [FLOOR, *metafunc.config.getoption("--backends")]  # first, so that a run cut short has its limit
-    if metafunc.config.getoption("--peers"):
+    if REFERENCE in metafunc.config.stash:
+        names = [name for name in names if name in imgstore.BACKENDS]
+    elif metafunc.config.getoption("--peers"):
         verb = verb_of(metafunc.function.__name__.removeprefix("test_"))
         names += [name for name in peers.available() if verb in peers.PEERS[name].verbs]
     metafunc.parametrize("cutoff", metafunc.config.getoption("--cutoffs"), scope="session")
@@ -227,6 +287,53 @@ def module_of(backend: str) -> Any:
     return floor if backend == FLOOR else imgstore.BACKENDS.get(backend) or peers.available()[backend]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With --against, compare the cells instead of running them."""
+    config = session.config
+    if REFERENCE not in config.stash or session.testsfailed or config.getoption("collectonly"):
+        return None
+    keys = [key for item in session.items if (key := key_of(item))]
+    if not keys:
+        raise pytest.UsageError("--against: no cell of ours was chosen; give the folder `benchmarks`, a wider -k")
+    directory, budget = run_directory(config), config.getoption("--against-budget")
+    show = Progress(config.pluginmanager.getplugin("terminalreporter"))
+    with one_line():
+        outcome = gate.compare(
+            config.stash[REFERENCE], keys, directory, source_of(config), terms_of(config), budget, show
+        )
+    gate.write_reports(outcome, config.getoption("--against-report"))
+    config.stash[OUTCOME], session.testsfailed = outcome, len(outcome.slower)
+    for row in outcome.rows.values():
+        show.reporter._add_stats(row.verdict, [row])  # what pytest's last line counts
+    return True
+
+
+def key_of(item: pytest.Item) -> Key | None:
+    """The cell of a test that measures one of our backends."""
+    if not (is_cell(item) and isinstance(item, pytest.Function)):
+        return None
+    operation, parameters = item.originalname.removeprefix("test_"), dict[str, Any](item.callspec.params)
+    if operation not in OPERATIONS or parameters["backend"] not in imgstore.BACKENDS:
+        return None
+    return Key(operation, parameters["cutoff"], parameters["backend"])
+
+
+class Progress:
+    """One line that is rewritten on a terminal, a line for each pair elsewhere."""
+
+    def __init__(self, reporter: Any) -> None:
+        self.reporter, self.pairs = reporter, -1
+
+    def __call__(self, cell: str, pairs: int, left: float) -> None:
+        text = f"{cell}: {pairs} pairs done, {left:.0f} s left at most"
+        if self.reporter.isatty:
+            self.reporter.rewrite(text, erase=True)
+        elif pairs != self.pairs:
+            self.reporter.write_line(text)
+        self.pairs = pairs
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     terms.forget_clock_speed(machine_info)
@@ -254,5 +361,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     try:
         yield  # pytest-benchmark's tables
     finally:
-        for line in report.summary(config._benchmarksession.benchmarks):  # type: ignore[attr-defined]
+        outcome = config.stash.get(OUTCOME, None)
+        measured = config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+        for line in report.summary(measured) if outcome is None else gate.table(outcome):
             terminalreporter.write_line(line)

@@ -19,24 +19,13 @@ import numpy as np
 import imgstore
 from benchmarks import floor, peers
 from benchmarks.images import Source, SourceError, open_source
-from benchmarks.workloads import (
-    Cell,
-    ReadBatch,
-    ReadMany,
-    ReadOne,
-    ReadSingle,
-    StoreMany,
-    StoreSingle,
-    Terms,
-    Workload,
-)
+from benchmarks.workloads import OPERATIONS, Cell, ReadOne, Terms, Workload
 
 SEED = 20
 CALLS_OF_A_SHORT_ONE = 200
 AT_LEAST = 5
 MOST_FILES = 10_000  # where a file is made for each image: the time of one does not depend on how many there are
 UNVERIFIED = "verify=False"
-OPERATIONS = {kind.operation: kind for kind in (StoreMany, ReadMany, ReadBatch, ReadOne, ReadSingle, StoreSingle)}
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,11 @@ class ReadBatch(ThroughReader):
         must_equal(result, images, self.cell.labels[self.chosen])
 
 
+OPERATIONS: dict[str, type[Workload]] = {
+    kind.operation: kind for kind in (StoreMany, ReadMany, ReadBatch, ReadOne, ReadSingle, StoreSingle)
+}
+
+
 def verb_of(operation: str) -> str:
     """The verb of a backend that the operation calls."""
     return "open_reader" if operation in (ReadOne.operation, ReadBatch.operation) else operation

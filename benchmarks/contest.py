@@ -1,0 +1,186 @@
+"""Two copies of `imgstore` against each other: pairs of fresh processes that alternate, screening, confirming.
+
+The unit is a pair of processes, because what differs between two runs of the same code is settled when a process
+starts: where its memory lies, how its hashes fall. Within a pair the sides take turns in an order drawn anew each
+round, so that both meet the same moods of the machine; a pair gives one number, the median of its rounds' log-ratios.
+"""
+
+import math
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.images import Source
+from benchmarks.verdicts import Row, Series, judge, suspect
+from benchmarks.worker import FLOOR, CannotRunError, Worker, WorkerGoneError
+from benchmarks.workloads import ReadMany, StoreSingle, Terms
+
+NEW, REF = 0, 1
+SIDES = ("working tree", "REF")
+ROUND_SECONDS = 0.02
+LONG_CALL_SECONDS = 0.1
+ROUNDS, ROUNDS_OF_A_LONG_CALL = 5, 3
+SCREENING_PAIRS, SCREENING_SHARE = 4, 0.5
+MOST_PAIRS = 32  # that confirm
+PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
+LARGEST_CONTROL_CUTOFF = 1000
+SEED = 20
+
+
+class Key(NamedTuple):
+    """A cell."""
+
+    operation: str
+    cutoff: int
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.operation}[{self.cutoff}-{self.backend}]"
+
+    @property
+    def floor(self) -> "Key":
+        """The cell that answers for this one: as it reads or stores, but without our code."""
+        kind = StoreSingle if self.operation.startswith("store") else ReadMany
+        return Key(kind.operation, min(self.cutoff, LARGEST_CONTROL_CUTOFF), FLOOR)
+
+
+class Trees(NamedTuple):
+    """Folders with a package `imgstore` each: that of the working tree, and that of REF."""
+
+    new: str
+    ref: str
+
+
+@dataclass
+class Contest:
+    """Which cells of `trees.new` are slower than those of `trees.ref`, within `budget` seconds.
+
+    progress: called with what is being done, the pairs that are done and the seconds left. turn: a context
+    around each round of a side, for what shall happen in its turns only. times: for each cell and screening
+    pair, seconds of a call in each round, of both sides.
+    """
+
+    trees: Trees
+    directory: str
+    source: Source
+    terms: Terms
+    budget: float
+    progress: Callable[[str, int, float], None] = lambda cell, pairs, left: None
+    turn: Callable[[int], AbstractContextManager[object]] = lambda side: nullcontext()
+    cells: dict[Key, Series] = field(default_factory=dict)
+    floors: dict[Key, list[float]] = field(default_factory=dict)
+    times: dict[Key, list[list[tuple[float, float]]]] = field(default_factory=dict)
+    pairs: int = 0
+    calls: dict[Key, int] = field(default_factory=dict)
+    random: Random = field(default_factory=lambda: Random(SEED))
+
+    def run(self, keys: Iterable[Key]) -> dict[Key, Row]:
+        """Screen all cells, then confirm with fresh pairs what looks changed or is too uncertain."""
+        self.end = time.monotonic() + self.budget
+        self.cells = {key: Series() for key in keys}
+        with tempfile.NamedTemporaryFile(dir=self.directory) as file:
+            pickle.dump(self.source, file)
+            file.flush()
+            self.images = file.name
+            self._screen()
+            self._confirm()
+        return judge(self.cells, {key: self.floors.get(key.floor, ()) for key in self.cells})
+
+    def left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
+
+    def _screen(self) -> None:
+        until = self.budget * (1 - SCREENING_SHARE)
+        for number in range(SCREENING_PAIRS):
+            if number < 2 or self.left() > until:
+                self._pair(self.trees, self._live(), lambda key: self.cells[key].screened, screening=True)
+
+    def _confirm(self) -> None:
+        started, done = time.monotonic(), 0
+        while done < MOST_PAIRS and (keys := [key for key in self._live() if suspect(self.cells[key])]):
+            if done and self.left() < (time.monotonic() - started) / done:
+                break
+            both = [*keys, *dict.fromkeys(key.floor for key in keys)]
+            self._pair(self.trees, both, lambda key: self._fresh(key))
+            if done % PAIRS_TO_A_CONTROL == 0:
+                same = Trees(self.trees.ref, self.trees.ref)
+                self._pair(same, keys, lambda key: self.cells[key].control)
+            done += 1
+
+    def _live(self) -> list[Key]:
+        return [key for key, series in self.cells.items() if series.reason is None]
+
+    def _fresh(self, key: Key) -> list[float]:
+        return self.floors.setdefault(key, []) if key.backend == FLOOR else self.cells[key].fresh
+
+    def _pair(
+        self, trees: Trees, keys: Sequence[Key], into: Callable[[Key], list[float]], screening: bool = False
+    ) -> None:
+        """Append a log-ratio for each cell; a cell that a side cannot run is struck off with its reason."""
+        with tempfile.TemporaryDirectory(dir=self.directory) as top, ExitStack() as stack:
+            workers = [stack.enter_context(worker) for worker in self._workers(trees, top)]
+            for key in self.random.sample(keys, len(keys)):
+                if not self.left():
+                    return
+                self.progress(str(key), self.pairs, self.left())
+                try:
+                    times = self._rounds(workers, key)
+                except CannotRunError as error:
+                    if key in self.cells:
+                        self.cells[key].reason = str(error)
+                    if isinstance(error, WorkerGoneError):
+                        return
+                    continue
+                into(key).append(median(math.log(new / ref) for new, ref in times))
+                if screening:
+                    self.times.setdefault(key, []).append(times)
+        self.pairs += 1
+
+    def _workers(self, trees: Trees, top: str) -> list[Worker]:
+        """One for each side; from pair to pair they swap folders, and who is started first."""
+        swapped, seed = self.pairs % 2, self.random.randrange(2**32)
+        workers: dict[int, Worker] = {}
+        for side in (swapped, 1 - swapped):
+            folder = os.path.join(top, str(side ^ swapped))
+            name = SIDES[REF] if trees[side] == self.trees.ref else SIDES[NEW]
+            workers[side] = Worker(name, trees[side], folder, self.images, self.terms, seed, self.budget)
+        return [workers[NEW], workers[REF]]
+
+    def _rounds(self, workers: Sequence[Worker], key: Key) -> list[tuple[float, float]]:
+        """Seconds of a call in each round, of both sides."""
+        seconds = max(worker.ask("open", *key) for worker in workers)
+        if not self.pairs and key.backend != FLOOR:
+            self._must_read_each_other(workers, key)
+        calls = self.calls.setdefault(key, max(1, round(ROUND_SECONDS / seconds)))
+        rounds = ROUNDS if seconds < LONG_CALL_SECONDS else ROUNDS_OF_A_LONG_CALL
+        times = [self._round(workers, calls) for _ in range(rounds)]
+        for worker in workers:
+            worker.ask("close")
+        return times
+
+    def _round(self, workers: Sequence[Worker], calls: int) -> tuple[float, float]:
+        seconds = {}
+        for side in self.random.sample((NEW, REF), 2):
+            with self.turn(side):
+                seconds[side] = workers[side].ask("round", calls)
+        return seconds[NEW], seconds[REF]
+
+    @staticmethod
+    def _must_read_each_other(workers: Sequence[Worker], key: Key) -> None:
+        """Two layouts on disk are two formats, whose times say nothing about one of them."""
+        for reader, writer in (workers, reversed(workers)):
+            try:
+                reader.ask("read_store", key.cutoff, key.backend, reader.folder)
+            except CannotRunError:
+                continue  # it cannot read at all, which the cells that read will tell
+            try:
+                reader.ask("read_store", key.cutoff, key.backend, writer.folder)
+            except CannotRunError as error:
+                raise CannotRunError(f"another layout on disk, which {reader.name} cannot read ({error})") from None

@@ -1,0 +1,173 @@
+"""What pairs of processes say of a cell: t tests on log-ratios, Holm's correction, the verdict. Pure functions.
+
+A log-ratio is log(seconds of the working tree / seconds of REF), one number a pair; positive is slower.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean, stdev
+from typing import Literal, TypeVar
+
+SLOWER: "Verdict" = "slower"
+FASTER: "Verdict" = "faster"
+SAME: "Verdict" = "same"
+INCONCLUSIVE: "Verdict" = "inconclusive"
+NOT_COMPARABLE: "Verdict" = "not comparable"
+Verdict = Literal["slower", "faster", "same", "inconclusive", "not comparable"]
+Key = TypeVar("Key", bound=Hashable)
+
+MARGIN = math.log(1.02)  # a smaller change than 2% is no finding
+SAME_WITHIN = math.log(1.10)  # "same" excludes a larger change than 10%
+ERROR_RATE = 0.05  # of a single false "slower" among all cells of a run; the same of "faster"
+CONFIDENCE = 0.95
+FEWEST_PAIRS = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean of log-ratios with its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> "Change":
+        if len(ratios) < 2:
+            raise ValueError("a confidence interval needs two pairs or more")
+        mean = fmean(ratios)
+        half = t_quantile((1 + CONFIDENCE) / 2, len(ratios) - 1) * stdev(ratios) / math.sqrt(len(ratios))
+        return cls(mean, mean - half, mean + half, len(ratios))
+
+    @property
+    def settled(self) -> bool:
+        """Neither looks like more than the margin, nor could be much more."""
+        return abs(self.mean) <= MARGIN and self.low > -SAME_WITHIN and self.high < SAME_WITHIN
+
+
+@dataclass
+class Series:
+    """Log-ratios of one cell: of the pairs that screened it, of fresh ones, and of REF against REF.
+
+    reason: why it cannot be compared, if it cannot.
+    """
+
+    screened: list[float] = field(default_factory=list)
+    fresh: list[float] = field(default_factory=list)
+    control: list[float] = field(default_factory=list)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdict on a cell; `reason` says more where there is more to say."""
+
+    verdict: Verdict
+    change: Change | None = None
+    reason: str = ""
+
+
+def t_tail(t: float, freedom: int) -> float:
+    """P(T > t) of Student's t: the finite sums for whole degrees of freedom, Abramowitz and Stegun 26.7.3-4."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = total = cosine if odd else 1.0
+    for i in range(2 + odd, freedom, 2):
+        term *= cosine * cosine * (i - 1) / i
+        total += term
+    inside = sine * total if freedom > 1 else 0.0
+    return (1 - (2 / math.pi * (angle + inside) if odd else inside)) / 2
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The t that T stays below with this probability, at least 0.5, by bisection."""
+    low, high = 0.0, 1.0
+    while t_tail(high, freedom) > 1 - probability:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_tail(middle, freedom) > 1 - probability else (low, middle)
+    return high
+
+
+def p_slower(ratios: Sequence[float], margin: float = MARGIN) -> float:
+    """One-sided t test: how likely such ratios are where the true change is `margin`. 1 for too few pairs."""
+    if len(ratios) < FEWEST_PAIRS:
+        return 1.0
+    above, spread = fmean(ratios) - margin, stdev(ratios) / math.sqrt(len(ratios))
+    if spread == 0:
+        return 0.0 if above > 0 else 1.0
+    return t_tail(above / spread, len(ratios) - 1)
+
+
+def holm(p_values: Mapping[Key, float], cells: int, rate: float = ERROR_RATE) -> set[Key]:
+    """Those that are found among `cells` tests, with a chance of `rate` that any is a false one (Holm 1979).
+
+    Cells that were not tested count as tests that found nothing.
+    """
+    found: set[Key] = set()
+    for key in sorted(p_values, key=lambda key: p_values[key]):
+        if p_values[key] > rate / (cells - len(found)):
+            break
+        found.add(key)
+    return found
+
+
+def suspect(series: Series) -> bool:
+    """Whether the screening left it open, so that fresh pairs must decide."""
+    return series.reason is None and not (len(series.screened) > 1 and Change.of(series.screened).settled)
+
+
+def judge(cells: Mapping[Key, Series], floors: Mapping[Key, Sequence[float]]) -> dict[Key, Row]:
+    """The verdict on each cell. `floors`: log-ratios of the cell that runs none of our code, beside each cell."""
+    tested = {key: series.fresh for key, series in cells.items() if series.reason is None}
+    slower = holm({key: p_slower(ratios) for key, ratios in tested.items()}, len(tested))
+    faster = holm({key: p_slower([-ratio for ratio in ratios]) for key, ratios in tested.items()}, len(tested))
+    found: dict[Key, Verdict] = dict.fromkeys(slower, SLOWER) | dict.fromkeys(faster, FASTER)
+    return {key: _row(series, found.get(key), floors.get(key, ())) for key, series in cells.items()}
+
+
+def _row(series: Series, found: Verdict | None, floor: Sequence[float]) -> Row:
+    if series.reason is not None:
+        return Row(NOT_COMPARABLE, reason=series.reason)
+    ratios = series.fresh if len(series.fresh) > 1 else series.screened
+    if len(ratios) < 2:
+        return Row(INCONCLUSIVE, reason="too little time for two pairs")
+    change = Change.of(ratios)
+    if found:
+        reason = withheld(change, floor, "the floor") or withheld(change, series.control, "REF against REF")
+        return Row(INCONCLUSIVE if reason else found, change, reason)
+    if change.settled:
+        return Row(SAME, change)
+    return Row(INCONCLUSIVE, change, "" if len(ratios) >= FEWEST_PAIRS else "too few pairs")
+
+
+def withheld(change: Change, control: Sequence[float], name: str) -> str:
+    """Why a control forbids a finding, or nothing: it moved itself, or may have moved as far as the cell did."""
+    if len(control) < 2:
+        return f"{name} was not measured often enough"
+    beside = Change.of(control)
+    if beside.low > MARGIN or beside.high < -MARGIN:
+        return f"the control moved: {name} changed by {percent(beside.mean)}%"
+    slower = change.mean > 0
+    if beside.high >= change.low if slower else beside.low <= change.high:
+        return f"not clear of the control: {name} may have changed by {percent(beside.high if slower else beside.low)}%"
+    return ""
+
+
+def percent(log_ratio: float) -> str:
+    return f"{100 * math.expm1(log_ratio):+.1f}"
+
+
+def wilson(found: int, tried: int) -> tuple[float, float]:
+    """The 95% interval of a rate (Wilson 1927); 0 to 1 where nothing was tried."""
+    if not tried:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    rate, scale = found / tried, 1 + z * z / tried
+    middle = (rate + z * z / (2 * tried)) / scale
+    half = z * math.sqrt(rate * (1 - rate) / tried + z * z / (4 * tried * tried)) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)

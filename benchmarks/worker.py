@@ -1,0 +1,199 @@
+"""A process that measures one side of a comparison: its own copy of `imgstore`, the working tree's workloads.
+
+`Worker` starts one and asks it; `python -m benchmarks.worker` answers, a line of JSON for each line of JSON.
+"""
+
+import importlib
+import json
+import os
+import pickle
+import select
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from benchmarks import floor
+from benchmarks.images import Source
+from benchmarks.workloads import (
+    OPERATIONS,
+    Cell,
+    ReadMany,
+    Terms,
+    Workload,
+    missing_room,
+    must_equal,
+)
+
+ROOT = Path(__file__).parents[1]
+FLOOR = "floor"
+SLICE = 1000
+PILOT_ROUNDS = 3
+
+
+class CannotRunError(Exception):
+    """A side cannot run a cell, for the reason given."""
+
+
+class WorkerGoneError(CannotRunError):
+    """And its process is gone, or no longer answers."""
+
+
+class Worker:
+    """A fresh process with the package `imgstore` that lies in `tree`, its stores below `folder`.
+
+    name: whose side it is, for errors. source: a file with the pickled images. patience: seconds for an answer.
+    """
+
+    def __init__(
+        self, name: str, tree: str, folder: str, source: str, terms: Terms, hash_seed: int, patience: float
+    ) -> None:
+        self.name, self.folder, self.patience = name, folder, patience
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", tree, folder, source, json.dumps(asdict(terms))],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the one that asks, who then ends us
+        )
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        """Have a method of `Bench` called. Raises CannotRunError with what went wrong there."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(json.dumps([request, *arguments]).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._gone() from None
+        if not select.select([self.process.stdout], [], [], self.patience)[0]:
+            raise WorkerGoneError(f"{self.name}: no answer within {self.patience:.0f} s")
+        answer = json.loads(self.process.stdout.readline() or "null")
+        if answer is None:
+            raise self._gone()
+        if "error" in answer:
+            raise CannotRunError(f"{self.name}: {answer['error']}")
+        return answer["result"]
+
+    def _gone(self) -> WorkerGoneError:
+        status = self.process.wait(self.patience)
+        ending = f"signal {-status}" if status < 0 else f"status {status}"
+        return WorkerGoneError(f"{self.name}: its process ended with {ending}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class ReadSlice(ReadMany):
+    """About 1,000 consecutive images of a larger store, so that a round stays short enough to alternate."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.images_per_call = SLICE
+
+    def arguments(self) -> tuple[Any, ...]:
+        first = int(self.random.integers(len(self.cell.images) - SLICE))
+        self.chosen = range(first, first + SLICE)
+        return self.cell.stored, self.chosen
+
+    def call(self, root: str, *chosen: range) -> Any:
+        return self.cell.backend.read_many(root, *chosen, verify=self.cell.terms.verify)
+
+    def check(self, result: Any) -> None:
+        images = [self.cell.images[image_id] for image_id in self.chosen]
+        must_equal(result, images, self.cell.labels[self.chosen.start : self.chosen.stop])
+
+
+class Bench:
+    """What a worker can be asked: open a cell, time rounds of it, close it."""
+
+    def __init__(self, folder: str, source: Source, terms: Terms) -> None:
+        self.folder, self.source, self.terms = folder, source, terms
+        self.workload: Workload | None = None
+
+    def open(self, operation: str, cutoff: int, backend: str) -> float:
+        """Store what the cell reads, unless an earlier one did; gives the seconds of a call."""
+        cell = self._cell(cutoff, backend)
+        if reason := missing_room(cell):
+            raise CannotRunError(reason)
+        if not os.path.isdir(cell.stored):
+            cell.store()
+        sliced = operation == ReadMany.operation and cutoff > SLICE
+        self.workload = (ReadSlice if sliced else OPERATIONS[operation])(cell)
+        return min(self.round(1) for _ in range(PILOT_ROUNDS))
+
+    def read_store(self, cutoff: int, backend: str, folder: str) -> None:
+        """Read all that a side stored below `folder`, whichever it was."""
+        cell = self._cell(cutoff, backend, folder)
+        must_equal(cell.backend.read_many(cell.stored), cell.images, cell.labels)
+
+    def round(self, calls: int) -> float:
+        """Seconds of a call, the mean of as many; the last one's result is checked."""
+        assert self.workload
+        workload, result, seconds = self.workload, None, 0.0
+        at_once = calls if workload.repeats and not self.terms.cold else 1
+        for _ in range(calls // at_once):
+            result = None  # else it is let go of within the clock
+            arguments = workload.prepare()
+            start = time.perf_counter()
+            for _ in range(at_once):
+                result = workload.call(*arguments)
+            seconds += time.perf_counter() - start
+        workload.check(result)
+        return seconds / calls
+
+    def close(self) -> None:
+        if self.workload:
+            self.workload.finish()
+            self.workload = None
+
+    def _cell(self, cutoff: int, name: str, folder: str | None = None) -> Cell:
+        directory = os.path.join(folder or self.folder, f"{name}-{cutoff}")
+        os.makedirs(directory, exist_ok=True)
+        images, labels = self.source.take(cutoff)
+        return Cell(name, self._backend(name), images, labels, directory, self.terms)
+
+    def _backend(self, name: str) -> Any:
+        if name == FLOOR:
+            return floor
+        backends = importlib.import_module("imgstore").BACKENDS
+        if name not in backends:
+            raise CannotRunError(f"there is no backend {name!r}")
+        return backends[name]
+
+
+def serve(requests: TextIO, answers: TextIO, bench: Bench) -> None:
+    for line in requests:
+        request, *arguments = json.loads(line)
+        try:
+            answer = {"result": getattr(bench, request)(*arguments)}
+        except Exception as error:  # whatever the code under test raises is what its side answers
+            answer = {"error": reason_of(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def reason_of(error: Exception) -> str:
+    """In one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CannotRunError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def main(tree: str, folder: str, source: str, terms: str) -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what the code under test prints must not pass for an answer
+    sys.path.insert(0, tree)  # before the folder that this was started in, which has an `imgstore` too
+    with open(source, "rb") as file:
+        images = pickle.load(file)  # written by the one that started us
+    serve(sys.stdin, answers, Bench(folder, images, Terms(**json.loads(terms))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
