@@ -24,9 +24,9 @@ from benchmarks.workloads import ReadMany, StoreSingle, Terms
 
 NEW, REF = 0, 1
 SIDES = ("working tree", "REF")
-ROUND_SECONDS = 0.02
-LONG_CALL_SECONDS = 0.1
-ROUNDS, ROUNDS_OF_A_LONG_CALL = 5, 3
+ROUND_SECONDS = 0.01
+SCREENING_ROUNDS, CONFIRMING_ROUNDS, FEWEST_ROUNDS = 10, 24, 3
+CELL_SECONDS = 1.0  # of a pair, beyond which a cell gets fewer rounds
 SCREENING_PAIRS, SCREENING_SHARE = 4, 0.5
 MOST_PAIRS = 32  # that confirm
 PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
@@ -63,8 +63,8 @@ class Contest:
     """Which cells of `trees.new` are slower than those of `trees.ref`, within `budget` seconds.
 
     progress: called with what is being done, the pairs that are done and the seconds left. turn: a context
-    around each round of a side, for what shall happen in its turns only. times: for each cell and screening
-    pair, seconds of a call in each round, of both sides.
+    around each round of a side, for what shall happen in its turns only. times: for each cell and pair, seconds
+    of a call in each round, of both sides; the first pairs are those that screened.
     """
 
     trees: Trees
@@ -100,7 +100,7 @@ class Contest:
         until = self.budget * (1 - SCREENING_SHARE)
         for number in range(SCREENING_PAIRS):
             if number < 2 or self.left() > until:
-                self._pair(self.trees, self._live(), lambda key: self.cells[key].screened, screening=True)
+                self._pair(self.trees, self._live(), lambda key: self.cells[key].screened, SCREENING_ROUNDS)
 
     def _confirm(self) -> None:
         started, done = time.monotonic(), 0
@@ -121,7 +121,7 @@ class Contest:
         return self.floors.setdefault(key, []) if key.backend == FLOOR else self.cells[key].fresh
 
     def _pair(
-        self, trees: Trees, keys: Sequence[Key], into: Callable[[Key], list[float]], screening: bool = False
+        self, trees: Trees, keys: Sequence[Key], into: Callable[[Key], list[float]], rounds: int = CONFIRMING_ROUNDS
     ) -> None:
         """Append a log-ratio for each cell; a cell that a side cannot run is struck off with its reason."""
         with tempfile.TemporaryDirectory(dir=self.directory) as top, ExitStack() as stack:
@@ -131,7 +131,7 @@ class Contest:
                     return
                 self.progress(str(key), self.pairs, self.left())
                 try:
-                    times = self._rounds(workers, key)
+                    times = self._rounds(workers, key, rounds)
                 except CannotRunError as error:
                     if key in self.cells:
                         self.cells[key].reason = str(error)
@@ -139,8 +139,7 @@ class Contest:
                         return
                     continue
                 into(key).append(median(math.log(new / ref) for new, ref in times))
-                if screening:
-                    self.times.setdefault(key, []).append(times)
+                self.times.setdefault(key, []).append(times)
         self.pairs += 1
 
     def _workers(self, trees: Trees, top: str) -> list[Worker]:
@@ -153,13 +152,14 @@ class Contest:
             workers[side] = Worker(name, trees[side], folder, self.images, self.terms, seed, self.budget)
         return [workers[NEW], workers[REF]]
 
-    def _rounds(self, workers: Sequence[Worker], key: Key) -> list[tuple[float, float]]:
-        """Seconds of a call in each round, of both sides."""
-        seconds = max(worker.ask("open", *key) for worker in workers)
+    def _rounds(self, workers: Sequence[Worker], key: Key, rounds: int) -> list[tuple[float, float]]:
+        """Seconds of a call, of both sides, in that many rounds or as many as there is time for."""
+        opened = [worker.ask("open", *key) for worker in workers]
         if not self.pairs and key.backend != FLOOR:
             self._must_read_each_other(workers, key)
+        seconds, whole = map(max, zip(*opened, strict=True))
         calls = self.calls.setdefault(key, max(1, round(ROUND_SECONDS / seconds)))
-        rounds = ROUNDS if seconds < LONG_CALL_SECONDS else ROUNDS_OF_A_LONG_CALL
+        rounds = max(FEWEST_ROUNDS, min(rounds, int(CELL_SECONDS / (2 * calls * whole))))
         times = [self._round(workers, calls) for _ in range(rounds)]
         for worker in workers:
             worker.ask("close")

@@ -119,8 +119,8 @@ class Bench:
         self.folder, self.source, self.terms = folder, source, terms
         self.workload: Workload | None = None
 
-    def open(self, operation: str, cutoff: int, backend: str) -> float:
-        """Store what the cell reads, unless an earlier one did; gives the seconds of a call."""
+    def open(self, operation: str, cutoff: int, backend: str) -> tuple[float, float]:
+        """Store what the cell reads, unless an earlier one did; gives the seconds of a call, and with its preparation."""
         cell = self._cell(cutoff, backend)
         if reason := missing_room(cell):
             raise CannotRunError(reason)
@@ -128,7 +128,9 @@ class Bench:
             cell.store()
         sliced = operation == ReadMany.operation and cutoff > SLICE
         self.workload = (ReadSlice if sliced else OPERATIONS[operation])(cell)
-        return min(self.round(1) for _ in range(PILOT_ROUNDS))
+        start = time.perf_counter()
+        seconds = min(self.round(1) for _ in range(PILOT_ROUNDS))
+        return seconds, (time.perf_counter() - start) / PILOT_ROUNDS
 
     def read_store(self, cutoff: int, backend: str, folder: str) -> None:
         """Read all that a side stored below `folder`, whichever it was."""
