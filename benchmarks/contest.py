@@ -154,7 +154,7 @@ class Contest:
 
     def _rounds(self, workers: Sequence[Worker], key: Key, rounds: int) -> list[tuple[float, float]]:
         """Seconds of a call, of both sides, in that many rounds or as many as there is time for."""
-        opened = [worker.ask("open", *key) for worker in workers]
+        opened = [worker.ask("open", *key) for worker in self.random.sample(workers, 2)]
         if not self.pairs and key.backend != FLOOR:
             self._must_read_each_other(workers, key)
         seconds, whole = map(max, zip(*opened, strict=True))

@@ -22,6 +22,7 @@ from benchmarks.workloads import (
     OPERATIONS,
     Cell,
     ReadMany,
+    StoreMany,
     Terms,
     Workload,
     missing_room,
@@ -120,7 +121,7 @@ class Bench:
         self.workload: Workload | None = None
 
     def open(self, operation: str, cutoff: int, backend: str) -> tuple[float, float]:
-        """Store what the cell reads, unless an earlier one did; gives the seconds of a call, and with its preparation."""
+        """Store what the cell reads, unless an earlier one did; gives a call's seconds, bare and with preparation."""
         cell = self._cell(cutoff, backend)
         if reason := missing_room(cell):
             raise CannotRunError(reason)
@@ -128,6 +129,10 @@ class Bench:
             cell.store()
         sliced = operation == ReadMany.operation and cutoff > SLICE
         self.workload = (ReadSlice if sliced else OPERATIONS[operation])(cell)
+        if isinstance(
+            self.workload, StoreMany
+        ):  # in one folder, in turns: two differed by 30%, for all rounds of a pair
+            self.workload.root = os.path.join(os.path.dirname(self.folder), operation)
         start = time.perf_counter()
         seconds = min(self.round(1) for _ in range(PILOT_ROUNDS))
         return seconds, (time.perf_counter() - start) / PILOT_ROUNDS
