@@ -3,31 +3,33 @@
 `python -m benchmarks.gate --prove` measures how often its verdicts are right.
 """
 
+import argparse
 import io
 import json
 import os
-import shutil
+import signal
 import subprocess
 import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Contest, Key, Trees
+from benchmarks.contest import PACKAGE, Contest, Key, Trees, copy_package
 from benchmarks.images import Source
+from benchmarks.proving import KINDS, prove
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Row, percent
 from benchmarks.workloads import Terms
 
-PACKAGE = "imgstore"
 REQUIREMENTS = "requirements.txt"
+RESULTS = Path(".benchmarks/proving.json")
 DEFAULT_BUDGET = 600.0
 DEFAULT_CUTOFFS = (10, 100, 1000)
 VERDICTS = (SLOWER, FASTER, SAME, INCONCLUSIVE, NOT_COMPARABLE)
 REPORTS = (".md", ".json")
-NOT_COPIED = shutil.ignore_patterns("__pycache__", "tests")
 TITLES = ("cell", "change in %", "95% interval", "pairs", "verdict")
 
 
@@ -125,7 +127,7 @@ def compare(
     """
     start = time.monotonic()
     trees = Trees(os.path.join(directory, "new"), os.path.join(directory, "ref"))
-    shutil.copytree(reference.root / PACKAGE, os.path.join(trees.new, PACKAGE), ignore=NOT_COPIED)
+    copy_package(reference.root / PACKAGE, trees.new)
     reference.extract(trees.ref)
     contest = Contest(trees, directory, source, terms, budget, progress)
     rows = contest.run(keys)
@@ -218,3 +220,32 @@ def write_reports(outcome: Outcome, paths: list[str]) -> None:
     for path in paths:
         text = markdown(outcome) if path.endswith(".md") else json.dumps(as_json(outcome), indent=1) + "\n"
         Path(path).write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--prove", action="store_true", required=True, help="judge planted changes and print the rates")
+    parser.add_argument("--against-budget", metavar="SECONDS", type=float, default=60, help="of a run; default: 60")
+    most = max(kind.runs for kind in KINDS)
+    parser.add_argument(
+        "--runs", metavar="N", type=int, default=most, help="at most so many of each kind; default: all"
+    )
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        type=Path,
+        default=RESULTS,
+        help="what is kept, and gone on with; default: %(default)s",
+    )
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        prove(options.results, options.against_budget, options.runs, partial(print, flush=True))
+    except ValueError as error:
+        parser.error(f"--results: {error}")
+    except KeyboardInterrupt:
+        parser.exit(130, f"stopped; {options.results} keeps the runs that are done, and the same command goes on\n")
+
+
+if __name__ == "__main__":
+    main()

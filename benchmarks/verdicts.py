@@ -60,6 +60,10 @@ class Series:
     control: list[float] = field(default_factory=list)
     reason: str | None = None
 
+    @property
+    def latest(self) -> list[float]:
+        return self.fresh if len(self.fresh) >= FEWEST_PAIRS else self.screened
+
 
 @dataclass(frozen=True)
 class Row:
@@ -129,9 +133,15 @@ def holm(p_values: Mapping[Key, float], cells: int, rate: float = ERROR_RATE) ->
     return found
 
 
-def suspect(series: Series) -> bool:
-    """Whether the screening left it open, so that fresh pairs must decide."""
-    return series.reason is None and not (len(series.screened) > 1 and Change.of(series.screened).settled)
+def looks_changed(series: Series) -> bool:
+    """By more than the margin, as far as known; fresh pairs must decide."""
+    ratios = series.latest
+    return len(ratios) < 2 or abs(Change.of(ratios).mean) > MARGIN
+
+
+def settled(series: Series) -> bool:
+    """Whether it does not look changed, and could not be by much."""
+    return len(series.latest) > 1 and Change.of(series.latest).settled
 
 
 def judge(cells: Mapping[Key, Series], floors: Mapping[Key, Sequence[float]]) -> dict[Key, Row]:
@@ -151,23 +161,24 @@ def _row(series: Series, found: Verdict | None, floor: Sequence[float]) -> Row:
         return Row(INCONCLUSIVE, reason="too little time for two pairs")
     change = Change.of(ratios)
     if found:
-        reason = withheld(change, floor, "the floor") or withheld(change, series.control, "REF against REF")
+        reason = withheld(ratios, floor, "the floor") or withheld(ratios, series.control, "REF against REF")
         return Row(INCONCLUSIVE if reason else found, change, reason)
     if change.settled:
         return Row(SAME, change)
     return Row(INCONCLUSIVE, change, "" if len(ratios) >= FEWEST_PAIRS else "too few pairs")
 
 
-def withheld(change: Change, control: Sequence[float], name: str) -> str:
-    """Why a control forbids a finding, or nothing: it moved itself, or may have moved as far as the cell did."""
+def withheld(ratios: Sequence[float], control: Sequence[float], name: str) -> str:
+    """Why a control forbids a finding, or nothing: it moved itself, or the cell did not clearly move farther."""
     if len(control) < 2:
         return f"{name} was not measured often enough"
     beside = Change.of(control)
     if beside.low > MARGIN or beside.high < -MARGIN:
         return f"the control moved: {name} changed by {percent(beside.mean)}%"
-    slower = change.mean > 0
-    if beside.high >= change.low if slower else beside.low <= change.high:
-        return f"not clear of the control: {name} may have changed by {percent(beside.high if slower else beside.low)}%"
+    (mean, error, freedom), (mean_beside, error_beside, freedom_beside) = trimmed(ratios), trimmed(control)
+    farther = mean - mean_beside if mean > 0 else mean_beside - mean
+    if farther <= t_quantile(1 - ERROR_RATE, min(freedom, freedom_beside)) * math.hypot(error, error_beside):
+        return f"not clear of the control: {name} gave {percent(beside.low)} to {percent(beside.high)}%"
     return ""
 
 
