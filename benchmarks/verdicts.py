@@ -156,7 +156,7 @@ def judge(cells: Mapping[Key, Series], floors: Mapping[Key, Sequence[float]]) ->
 def _row(series: Series, found: Verdict | None, floor: Sequence[float]) -> Row:
     if series.reason is not None:
         return Row(NOT_COMPARABLE, reason=series.reason)
-    ratios = series.fresh if len(series.fresh) > 1 else series.screened
+    ratios = series.latest
     if len(ratios) < 2:
         return Row(INCONCLUSIVE, reason="too little time for two pairs")
     change = Change.of(ratios)
@@ -165,7 +165,7 @@ def _row(series: Series, found: Verdict | None, floor: Sequence[float]) -> Row:
         return Row(INCONCLUSIVE if reason else found, change, reason)
     if change.settled:
         return Row(SAME, change)
-    return Row(INCONCLUSIVE, change, "" if len(ratios) >= FEWEST_PAIRS else "too few pairs")
+    return Row(INCONCLUSIVE, change, "" if ratios is series.fresh else "too little time to confirm it")
 
 
 def withheld(ratios: Sequence[float], control: Sequence[float], name: str) -> str:
@@ -173,7 +173,7 @@ def withheld(ratios: Sequence[float], control: Sequence[float], name: str) -> st
     if len(control) < 2:
         return f"{name} was not measured often enough"
     beside = Change.of(control)
-    if beside.low > MARGIN or beside.high < -MARGIN:
+    if len(control) >= FEWEST_PAIRS and (beside.low > MARGIN or beside.high < -MARGIN):
         return f"the control moved: {name} changed by {percent(beside.mean)}%"
     (mean, error, freedom), (mean_beside, error_beside, freedom_beside) = trimmed(ratios), trimmed(control)
     farther = mean - mean_beside if mean > 0 else mean_beside - mean

@@ -1,0 +1,351 @@
+"""Tests of a contest between two copies of the package: with simulated processes, and with real ones."""
+
+import math
+import os
+import signal
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+import imgstore
+from benchmarks import contest
+from benchmarks.contest import NEW, Contest, Key, Trees, copy_package
+from benchmarks.images import synthetic
+from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER
+from benchmarks.worker import SLICE, Bench, CannotRunError, ReadSlice, Worker, WorkerGoneError
+from benchmarks.workloads import Terms, WrongResultError
+
+SOURCE = synthetic(10)
+KEYS = [Key(operation, 10, backend) for operation in ("read_one", "store_many") for backend in ("disk", "lmdb")]
+PATIENCE = 30.0
+CALL_SECONDS = 0.001
+SLOW = """
+
+_genuine = read_many
+
+
+def read_many(*arguments, **options):
+    import time
+
+    time.sleep(0.05)
+    return _genuine(*arguments, **options)
+"""
+
+
+@dataclass
+class World:
+    """What simulated processes do: how long each side takes, and what it cannot run."""
+
+    factor: Callable[[str, Key], float] = lambda tree, key: 1.0
+    fails: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    spread: float = 0.01
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    started: list[tuple[str, str, int]] = field(default_factory=list)
+    busy: float = 1.0
+    random: Random = field(default_factory=lambda: Random(1))
+
+
+class Simulated:
+    """As `Worker`, without a process."""
+
+    world: World
+
+    def __init__(
+        self, name: str, tree: str, folder: str, source: str, terms: Terms, seed: int, patience: float
+    ) -> None:
+        self.name, self.tree, self.folder = name, tree, folder
+        self.world.started.append((tree, os.path.basename(folder), seed))
+        self.mood = self.world.random.gauss(0, self.world.spread)
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        self.world.asked.append((self.tree, request, *arguments))
+        if request == "open":
+            self.key = Key(*arguments)
+        if (self.tree, request) in self.world.fails and self.key.backend == "disk":
+            raise self.world.fails[self.tree, request]
+        if request == "open":
+            return CALL_SECONDS, CALL_SECONDS
+        noise = math.exp(self.mood + self.world.random.gauss(0, self.world.spread))
+        return CALL_SECONDS * self.world.factor(self.tree, self.key) * self.world.busy * noise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(Simulated, "world", world, raising=False)
+    monkeypatch.setattr(contest, "Worker", Simulated)
+    return world
+
+
+def made(tmp_path: Path, **options: Any) -> Contest:
+    return Contest(Trees("new", "ref"), str(tmp_path), SOURCE, Terms(), **{"budget": 60.0, **options})
+
+
+def verdicts(judge: Contest) -> dict[str, str]:
+    return {str(key): row.verdict for key, row in judge.run(KEYS).items()}
+
+
+def test_identical_code_is_the_same_after_the_screening(tmp_path: Path, world: World) -> None:
+    judge = made(tmp_path)
+    assert set(verdicts(judge).values()) == {SAME}
+    assert judge.pairs == contest.SCREENING_PAIRS
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(("side", "expected"), [("new", SLOWER), ("ref", FASTER)])
+def test_a_slow_side_is_found_and_nothing_else(tmp_path: Path, world: World, side: str, expected: str) -> None:
+    world.factor = lambda tree, key: 1.1 if tree == side and key == KEYS[1] else 1.0
+    found = verdicts(made(tmp_path))
+    assert found.pop(str(KEYS[1])) == expected and set(found.values()) == {SAME}
+
+
+def test_a_found_cell_had_fresh_pairs_and_both_controls(tmp_path: Path, world: World) -> None:
+    world.factor = lambda tree, key: 1.1 if tree == "new" and key == KEYS[1] else 1.0
+    judge = made(tmp_path)
+    judge.run(KEYS)
+    series = judge.cells[KEYS[1]]
+    assert len(series.screened) == contest.SCREENING_PAIRS and len(series.fresh) == contest.MOST_PAIRS
+    assert len(series.control) == contest.MOST_PAIRS // 2
+    assert len(judge.floors[KEYS[1].floor]) == contest.MOST_PAIRS
+    assert abs(np.mean(series.control)) < 0.05 < np.mean(series.fresh)
+
+
+def test_load_in_one_sides_turns_withholds_every_verdict(tmp_path: Path, world: World) -> None:
+    @contextmanager
+    def loaded(side: int) -> Iterator[None]:
+        world.busy = 1.5 if side == NEW else 1.0
+        yield
+
+    judge = made(tmp_path, turn=loaded)
+    rows = judge.run(KEYS)
+    assert {row.verdict for row in rows.values()} == {INCONCLUSIVE}
+    assert all(row.reason.startswith("the control moved") for row in rows.values())
+
+
+@pytest.mark.parametrize("side", ["new", "ref"])
+@pytest.mark.parametrize("request_", ["open", "round"])
+@pytest.mark.parametrize("error", [CannotRunError("no"), WorkerGoneError("gone")])
+def test_what_a_side_cannot_run_is_struck_off(
+    tmp_path: Path, world: World, side: str, request_: str, error: Exception
+) -> None:
+    world.fails[side, request_] = error
+    rows = made(tmp_path).run(KEYS)
+    for key, row in rows.items():
+        struck = key.backend == "disk"
+        assert row.verdict == (NOT_COMPARABLE if struck else SAME)
+        assert row.reason == (str(error) if struck else "")
+
+
+@pytest.mark.parametrize("unable", [("new",), ("ref",), ("new", "ref")])
+def test_another_layout_is_told_from_a_side_that_cannot_read(
+    tmp_path: Path, world: World, unable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = Simulated.ask
+
+    def ask(self: Simulated, request: str, *arguments: Any) -> Any:
+        if request == "read_store" and self.tree in unable and self.key.backend == "disk":
+            foreign = arguments[-1] != self.folder
+            if foreign or len(unable) == 2:
+                raise CannotRunError("what is that?")
+        return genuine(self, request, *arguments)
+
+    monkeypatch.setattr(Simulated, "ask", ask)
+    rows = made(tmp_path).run(KEYS)
+    other = [row.reason.startswith("another layout on disk") for row in rows.values()]
+    assert other == [key.backend == "disk" and len(unable) == 1 for key in rows]
+
+
+def test_a_pair_is_two_fresh_processes_that_swap_folders_and_share_a_hash_seed(tmp_path: Path, world: World) -> None:
+    made(tmp_path).run(KEYS)
+    pairs = list(zip(world.started[::2], world.started[1::2], strict=True))
+    assert len(pairs) == contest.SCREENING_PAIRS
+    for one, other in pairs:
+        assert {one[0], other[0]} == {"new", "ref"} and {one[1], other[1]} == {"0", "1"} and one[2] == other[2]
+    assert [dict([one[:2], other[:2]])["new"] for one, other in pairs] == ["0", "1", "0", "1"]
+    assert len({one[2] for one, _ in pairs}) == len(pairs)
+
+
+def test_the_sides_take_turns_in_any_order(tmp_path: Path, world: World) -> None:
+    made(tmp_path).run(KEYS)
+    rounds = [tree for tree, request, *_ in world.asked if request == "round"]
+    turns = list(zip(rounds[::2], rounds[1::2], strict=True))
+    assert set(turns) == {("new", "ref"), ("ref", "new")}
+    assert len(turns) == len(KEYS) * contest.SCREENING_PAIRS * contest.SCREENING_ROUNDS
+    assert {calls for _, request, *rest in world.asked if request == "round" for calls in rest} == {10}
+
+
+def test_the_budget_ends_it(tmp_path: Path, world: World) -> None:
+    judge = made(tmp_path, budget=1e-9)
+    rows = judge.run(KEYS)
+    assert {row.reason for row in rows.values()} == {"too little time for two pairs"} and not world.asked
+
+
+def test_progress_tells_cell_pairs_and_time(tmp_path: Path, world: World) -> None:
+    told: list[tuple[str, int, float]] = []
+    made(tmp_path, progress=lambda *what: told.append(what)).run(KEYS)
+    assert [pairs for _, pairs, _ in told] == [pair for pair in range(contest.SCREENING_PAIRS) for _ in KEYS]
+    assert {cell for cell, *_ in told} == {str(key) for key in KEYS}
+    assert all(0 < left <= 60 for *_, left in told)
+
+
+def test_the_floor_beside_a_cell_reads_or_stores_as_it_does() -> None:
+    assert Key("read_batch", 10, "lmdb").floor == Key("read_many", 10, "floor")
+    assert Key("store_many", 100_000, "lmdb").floor == Key("store_single", 1000, "floor")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    path = tmp_path / "source"
+    path.write_bytes(pickle.dumps(SOURCE))
+    return str(path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    copy_package(os.path.dirname(imgstore.__file__), str(tree))
+    return tree
+
+
+@contextmanager
+def process(tree: Path, source: str, patience: float = PATIENCE, seed: int = 7) -> Iterator[Worker]:
+    with Worker("REF", str(tree), str(tree / "stores" / "0"), source, Terms(), seed, patience) as started:
+        yield started
+    assert started.process.returncode is not None
+
+
+def change(tree: Path, text: str, module: str = "disk.py") -> None:
+    with open(tree / "imgstore" / module, "a", encoding="utf-8") as file:
+        file.write(textwrap.dedent(text))
+
+
+def test_a_worker_measures_the_package_of_its_tree(tree: Path, source: str, tmp_path: Path) -> None:
+    change(tree, f"open({str(tmp_path / 'imported')!r}, 'w').write(f'{{__file__}} {{hash(0.5)}} {{hash(str())}}')")
+    with process(tree, source) as started:
+        for operation in OPERATIONS:
+            seconds, whole = started.ask("open", operation, 10, "disk")
+            assert seconds > 0 and seconds <= whole * 3
+            assert started.ask("round", 3) > 0
+            assert started.ask("close") is None
+    assert (tmp_path / "imported").read_text(encoding="utf-8").split()[0] == str(tree / "imgstore" / "disk.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("def read_one(*_, **__):\n    pass\ndel BACKEND, open_reader", "REF: AttributeError: "),
+        ("def open_reader(root):\n    pass", "REF: TypeError: open_reader() got an unexpected keyword argument"),
+        ("import nothing_of_the_kind", "REF: ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
+        ("def open_reader(*_, **__):\n    raise OSError('a\\nb')", "REF: OSError: a b"),
+        ("class R(list):\n    close = list.clear\n\n\n"
+         "def open_reader(*_, **__):\n    import numpy\n    return R([(numpy.zeros((1, 1)), 0)] * 10)",
+         "REF: WrongResultError: "),
+        ("print('no answer')\n\n\ndef open_reader(*_, **__):\n    raise ValueError", "REF: ValueError"),
+    ],
+    ids=["no verb", "signature", "import", "one line", "wrong pixels", "prints"],
+)  # fmt: skip
+def test_a_worker_says_what_went_wrong(tree: Path, source: str, text: str, reason: str) -> None:
+    change(tree, "\n" + text)
+    with process(tree, source) as started:
+        with pytest.raises(CannotRunError) as caught:
+            started.ask("open", "read_one", 10, "disk")
+        assert str(caught.value).startswith(reason) and not isinstance(caught.value, WorkerGoneError)
+        assert started.process.poll() is None
+
+
+def test_a_backend_that_is_not_there_is_named(tree: Path, source: str) -> None:
+    with process(tree, source) as started, pytest.raises(CannotRunError, match="REF: there is no backend 'zarr'"):
+        started.ask("open", "read_one", 10, "zarr")
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [(f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "signal 11"), ("os._exit(3)", "status 3")],
+)
+def test_a_process_that_dies_is_noticed(tree: Path, source: str, ending: str, reason: str) -> None:
+    change(tree, f"\nimport os\n\n\ndef open_reader(*_, **__):\n    {ending}\n")
+    with process(tree, source) as started:
+        with pytest.raises(WorkerGoneError, match=f"REF: its process ended with {reason}"):
+            started.ask("open", "read_one", 10, "disk")
+        with pytest.raises(WorkerGoneError, match=f"REF: its process ended with {reason}"):
+            started.ask("close")
+
+
+def test_a_process_that_hangs_is_given_up(tree: Path, source: str) -> None:
+    change(tree, "\nimport time\n\n\ndef open_reader(*_, **__):\n    time.sleep(60)\n")
+    with process(tree, source, patience=2.0) as started, pytest.raises(WorkerGoneError, match="no answer within 2 s"):
+        started.ask("open", "read_one", 10, "disk")
+
+
+def test_a_worker_ends_with_the_one_that_asks(tree: Path, source: str) -> None:
+    with process(tree, source) as started:
+        assert started.process.stdin
+        started.ask("close")
+        started.process.stdin.close()
+        assert started.process.wait(PATIENCE) == 0
+        started.process.stdin = None
+
+
+def test_both_sides_store_into_one_folder_and_read_each_others(tree: Path, source: str, tmp_path: Path) -> None:
+    roots = []
+    for side in "01":
+        bench = Bench(str(tmp_path / "pair" / side), SOURCE, Terms())
+        bench.open("store_many", 10, "disk")
+        assert isinstance(bench.workload, StoreMany)
+        roots.append(bench.workload.root)
+        bench.read_store(10, "disk", str(tmp_path / "pair" / "0"))
+        bench.close()
+    assert roots == [str(tmp_path / "pair" / "store_many")] * 2
+    (tmp_path / "pair" / "0" / "disk-10" / "stored" / "CURRENT").write_text("damaged")
+    with pytest.raises(imgstore.errors.CorruptStoreError):
+        bench.read_store(10, "disk", str(tmp_path / "pair" / "0"))
+
+
+def test_a_round_checks_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(str(tmp_path / "0"), SOURCE, Terms())
+    bench.open("read_many", 10, "disk")
+    genuine = imgstore.disk.read_many
+    monkeypatch.setattr(imgstore.disk, "read_many", lambda root, **_: (genuine(root)[0][::-1], genuine(root)[1]))
+    with pytest.raises(WrongResultError):
+        bench.round(1)
+
+
+def test_large_stores_are_read_in_slices(tmp_path: Path) -> None:
+    bench = Bench(str(tmp_path / "0"), synthetic(SLICE), Terms(durable=False))
+    bench.open("read_many", SLICE + 1, "lmdb")
+    assert isinstance(bench.workload, ReadSlice) and bench.workload.images_per_call == SLICE
+    images, labels = bench.workload.call(*bench.workload.prepare())
+    assert len(images) == len(labels) == SLICE
+    bench.workload.check((images, labels))
+    with pytest.raises(WrongResultError):
+        bench.workload.check((images[::-1], labels))
+    bench.open("read_many", SLICE, "lmdb")
+    assert not isinstance(bench.workload, ReadSlice)
+
+
+def test_real_processes_that_differ_in_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow by far more than any noise, so that few pairs do."""
+    trees = Trees(str(tmp_path / "new"), str(tmp_path / "ref"))
+    for path in trees:
+        copy_package(os.path.dirname(imgstore.__file__), path)
+    change(tmp_path / "new", SLOW)
+    monkeypatch.setattr(contest, "SCREENING_PAIRS", 2)
+    monkeypatch.setattr(contest, "MOST_PAIRS", 0)
+    judge = Contest(trees, str(tmp_path), SOURCE, Terms(), 60.0)
+    slowed, other = Key("read_many", 10, "disk"), Key("read_single", 10, "disk")
+    judge.run([slowed, other])
+    assert min(judge.cells[slowed].screened) > 1 and len(judge.cells[other].screened) == 2
+    assert sorted(os.listdir(tmp_path)) == ["new", "ref"]
