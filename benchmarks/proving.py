@@ -48,7 +48,8 @@ def _planted(genuine):
     def slowed(*arguments, **options):
         start = time.perf_counter()
         result = genuine(*arguments, **options)
-        end = time.perf_counter() + {share} * (time.perf_counter() - start)
+        now = time.perf_counter()
+        end = now + {share} * (now - start)
         while time.perf_counter() < end:
             pass
         return result

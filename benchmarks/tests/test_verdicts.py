@@ -29,7 +29,7 @@ from benchmarks.verdicts import (
     wilson,
 )
 
-SUITES = 100
+SUITES = 60
 STILL = [0.001, -0.001, 0.002, -0.002, 0.0, 0.001, -0.001, 0.0]
 
 
