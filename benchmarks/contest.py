@@ -19,7 +19,7 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.images import Source
-from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed, settled
+from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed, settled, strength
 from benchmarks.worker import FLOOR, CannotRunError, Worker, WorkerGoneError
 from benchmarks.workloads import ReadMany, StoreSingle, Terms
 
@@ -30,7 +30,8 @@ ROUND_SECONDS = 0.01
 SCREENING_ROUNDS, CONFIRMING_ROUNDS, FEWEST_ROUNDS = 10, 24, 3
 CELL_SECONDS = 1.0  # of a pair, beyond which a cell gets fewer rounds
 SCREENING_PAIRS, SCREENING_SHARE = 4, 0.5
-MOST_PAIRS = 32  # that confirm
+MOST_PAIRS = 24  # that confirm
+MOST_AT_ONCE = 6  # cells, so that the time goes to what looks changed most
 PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
 LARGEST_CONTROL_CUTOFF = 1000
 
@@ -110,7 +111,7 @@ class Contest:
                 self._pair(self.trees, self._live(), lambda key: self.cells[key].screened, SCREENING_ROUNDS)
 
     def _confirm(self) -> None:
-        """Fresh pairs for what looks changed; once they say that nothing does, for what is still too uncertain.
+        """Fresh pairs for what looks changed most; once nothing does, for what is still too uncertain.
 
         Pairs may end as soon as a cell looks unchanged: that makes a finding rarer, never more frequent.
         """
@@ -125,7 +126,8 @@ class Contest:
     def _open(self) -> list[Key]:
         short = [key for key in self._live() if len(self.cells[key].fresh) < MOST_PAIRS]
         changed = [key for key in short if looks_changed(self.cells[key])]
-        return changed or [key for key in short if not settled(self.cells[key])]
+        wanted = changed or [key for key in short if not settled(self.cells[key])]
+        return sorted(wanted, key=lambda key: strength(self.cells[key]), reverse=True)[:MOST_AT_ONCE]
 
     @staticmethod
     def _lacks_control(series: Series) -> bool:

@@ -139,6 +139,14 @@ def looks_changed(series: Series) -> bool:
     return len(ratios) < 2 or abs(Change.of(ratios).mean) > MARGIN
 
 
+def strength(series: Series) -> float:
+    """How many standard errors it looks changed by; infinite where nothing is known yet."""
+    if len(series.latest) < 2:
+        return math.inf
+    mean, error, _ = trimmed(series.latest)
+    return abs(mean) / error if error else math.inf
+
+
 def settled(series: Series) -> bool:
     """Whether it does not look changed, and could not be by much."""
     return len(series.latest) > 1 and Change.of(series.latest).settled

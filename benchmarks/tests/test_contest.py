@@ -60,7 +60,7 @@ class Simulated:
     def __init__(
         self, name: str, tree: str, folder: str, source: str, terms: Terms, seed: int, patience: float
     ) -> None:
-        self.name, self.tree, self.folder = name, tree, folder
+        self.name, self.tree, self.folder, self.gone = name, tree, folder, False
         self.world.started.append((tree, os.path.basename(folder), seed))
         self.mood = self.world.random.gauss(0, self.world.spread)
 
@@ -68,8 +68,11 @@ class Simulated:
         self.world.asked.append((self.tree, request, *arguments))
         if request == "open":
             self.key = Key(*arguments)
+        assert not self.gone
         if (self.tree, request) in self.world.fails and self.key.backend == "disk":
-            raise self.world.fails[self.tree, request]
+            error = self.world.fails[self.tree, request]
+            self.gone = isinstance(error, WorkerGoneError)
+            raise error
         if request == "open":
             return CALL_SECONDS, CALL_SECONDS
         noise = math.exp(self.mood + self.world.random.gauss(0, self.world.spread))
@@ -123,6 +126,17 @@ def test_a_found_cell_had_fresh_pairs_and_both_controls(tmp_path: Path, world: W
     assert abs(np.mean(series.control)) < 0.05 < np.mean(series.fresh)
 
 
+def test_few_cells_at_once_are_confirmed_and_all_in_the_end(tmp_path: Path, world: World) -> None:
+    world.factor = lambda tree, key: 1.2 if tree == "new" and key.backend == "disk" else 1.0
+    measured: dict[int, set[str]] = {}
+    judge = made(tmp_path, progress=lambda cell, pairs, left: measured.setdefault(pairs, set()).add(cell))
+    rows = judge.run([Key("read_one", cutoff, "disk") for cutoff in range(1, 13)])
+    assert {row.verdict for row in rows.values()} == {SLOWER}
+    ours = [[cell for cell in cells if "disk" in cell] for pairs, cells in measured.items()]
+    confirming = [len(cells) for cells in ours[contest.SCREENING_PAIRS :]]
+    assert max(confirming) == confirming[0] == contest.MOST_AT_ONCE
+
+
 def test_load_in_one_sides_turns_withholds_every_verdict(tmp_path: Path, world: World) -> None:
     @contextmanager
     def loaded(side: int) -> Iterator[None]:
@@ -166,6 +180,7 @@ def test_another_layout_is_told_from_a_side_that_cannot_read(
     rows = made(tmp_path).run(KEYS)
     other = [row.reason.startswith("another layout on disk") for row in rows.values()]
     assert other == [key.backend == "disk" and len(unable) == 1 for key in rows]
+    assert [row.verdict == NOT_COMPARABLE for row in rows.values()] == other
 
 
 def test_a_pair_is_two_fresh_processes_that_swap_folders_and_share_a_hash_seed(tmp_path: Path, world: World) -> None:

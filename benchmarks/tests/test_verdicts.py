@@ -23,6 +23,7 @@ from benchmarks.verdicts import (
     p_slower,
     percent,
     settled,
+    strength,
     t_quantile,
     t_tail,
     trimmed,
@@ -219,6 +220,11 @@ def test_more_cells_ask_for_more() -> None:
 )
 def test_what_is_measured_on(series: Series, changed: bool, done: bool) -> None:
     assert (looks_changed(series), settled(series)) == (changed, done)
+
+
+def test_strength_counts_standard_errors() -> None:
+    assert strength(Series(screened=[-1.0, -2.0, -3.0, -4.0])) == pytest.approx(2.5 / (math.sqrt(5 / 3) / 2))
+    assert strength(Series(screened=[0.1])) == strength(Series(screened=[0.1, 0.1])) == math.inf
 
 
 @pytest.mark.parametrize(("ratio", "text"), [(math.log(1.21), "+21.0"), (math.log(0.5), "-50.0"), (0.0, "+0.0")])
