@@ -66,6 +66,15 @@ def copy_package(package: str | os.PathLike[str], tree: str) -> None:
     shutil.copytree(package, os.path.join(tree, PACKAGE), ignore=ignored)
 
 
+def plan(seconds: float, whole: float) -> tuple[int, int]:
+    """How many calls a round repeats, and how many rounds there is time for; of a call that takes so many seconds.
+
+    whole: the same with its preparation and check.
+    """
+    calls = max(1, round(ROUND_SECONDS / seconds))
+    return calls, max(FEWEST_ROUNDS, int(CELL_SECONDS / (2 * calls * whole)))
+
+
 @dataclass
 class Contest:
     """Which cells of `trees.new` are slower than those of `trees.ref`, within `budget` seconds.
@@ -86,7 +95,7 @@ class Contest:
     floors: dict[Key, list[float]] = field(default_factory=dict)
     times: dict[Key, list[list[tuple[float, float]]]] = field(default_factory=dict)
     pairs: int = 0
-    calls: dict[Key, int] = field(default_factory=dict)
+    plans: dict[Key, tuple[int, int]] = field(default_factory=dict)
     random: Random = field(default_factory=Random)
 
     def run(self, keys: Iterable[Key]) -> dict[Key, Row]:
@@ -173,13 +182,15 @@ class Contest:
 
     def _rounds(self, workers: Sequence[Worker], key: Key, rounds: int) -> list[tuple[float, float]]:
         """Seconds of a call, of both sides, in that many rounds or as many as there is time for."""
-        opened = [worker.ask("open", *key) for worker in self.random.sample(workers, 2)]
+        for worker in self.random.sample(workers, 2):
+            worker.ask("open", *key)
         if not self.pairs and key.backend != FLOOR:
             self._must_read_each_other(workers, key)
-        seconds, whole = map(max, zip(*opened, strict=True))
-        calls = self.calls.setdefault(key, max(1, round(ROUND_SECONDS / seconds)))
-        rounds = max(FEWEST_ROUNDS, min(rounds, int(CELL_SECONDS / (2 * calls * whole))))
-        times = [self._round(workers, calls) for _ in range(rounds)]
+        if key not in self.plans:
+            pilots = [worker.ask("pilot") for worker in workers]
+            self.plans[key] = plan(*map(max, zip(*pilots, strict=True)))
+        calls, most = self.plans[key]
+        times = [self._round(workers, calls) for _ in range(min(rounds, most))]
         for worker in workers:
             worker.ask("close")
         return times

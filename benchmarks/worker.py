@@ -5,6 +5,7 @@
 
 import importlib
 import json
+import math
 import os
 import pickle
 import select
@@ -120,8 +121,8 @@ class Bench:
         self.folder, self.source, self.terms = folder, source, terms
         self.workload: Workload | None = None
 
-    def open(self, operation: str, cutoff: int, backend: str) -> tuple[float, float]:
-        """Store what the cell reads, unless an earlier one did; gives a call's seconds, bare and with preparation."""
+    def open(self, operation: str, cutoff: int, backend: str) -> None:
+        """Store what the cell reads, unless an earlier one did, and warm it up."""
         cell = self._cell(cutoff, backend)
         if reason := missing_room(cell):
             raise CannotRunError(reason)
@@ -133,9 +134,16 @@ class Bench:
             self.workload, StoreMany
         ):  # in one folder, in turns: two differed by 30%, for all rounds of a pair
             self.workload.root = os.path.join(os.path.dirname(self.folder), operation)
-        start = time.perf_counter()
-        seconds = min(self.round(1) for _ in range(PILOT_ROUNDS))
-        return seconds, (time.perf_counter() - start) / PILOT_ROUNDS
+        self.round(1)
+
+    def pilot(self) -> tuple[float, float]:
+        """Seconds of a call, bare and with its preparation and check: the least of a few."""
+        bare, whole = math.inf, math.inf
+        for _ in range(PILOT_ROUNDS):
+            start = time.perf_counter()
+            bare = min(bare, self.round(1))
+            whole = min(whole, time.perf_counter() - start)
+        return bare, whole
 
     def read_store(self, cutoff: int, backend: str, folder: str) -> None:
         """Read all that a side stored below `folder`, whichever it was."""

@@ -53,6 +53,7 @@ SIMULATED = """
         def ask(self, request, *arguments):
             if request == "open":
                 self.factor = 1.5 if self.slow and arguments == ("read_many", 10, "disk") else 1
+            if request == "pilot":
                 return 0.001, 0.001
             return 0.001 * self.factor * next(moods)
 
