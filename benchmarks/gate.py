@@ -137,18 +137,15 @@ def compare(
 def sentence(outcome: Outcome) -> str:
     """The verdict in words."""
     name, counts, total = outcome.reference.name, outcome.counts(), len(outcome.rows)
-    changes = [f"{key} by {percent(outcome.rows[key].change.mean)[1:]}%" for key in outcome.slower]  # type: ignore[union-attr]
-    if changes:
-        text = f"Slower than {name}: {', '.join(changes)}"
+    slower = [(key, row.change) for key, row in outcome.rows.items() if row.verdict == SLOWER and row.change]
+    if slower:
+        text = f"Slower than {name}: {', '.join(f'{key} by {percent(change.mean)[1:]}%' for key, change in slower)}"
     elif counts.get(NOT_COMPARABLE) == total:
         text = f"Nothing can be compared with {name}"
     else:
         text = f"No slowdown against {name} was found"
-    open_ = [
-        f"{counts[verdict]} of {total} cells {verdict}"
-        for verdict in (INCONCLUSIVE, NOT_COMPARABLE)
-        if verdict in counts
-    ]
+    unknown = (verdict for verdict in (INCONCLUSIVE, NOT_COMPARABLE) if verdict in counts)
+    open_ = [f"{counts[verdict]} of {total} cells {verdict}" for verdict in unknown]
     text += f" ({', '.join(open_)})." if open_ else "."
     if outcome.requirements_differ:
         text += f" {REQUIREMENTS} differs: both sides ran with the packages that are installed."

@@ -317,6 +317,7 @@ def test_a_worker_ends_with_the_one_that_asks(tree: Path, source: str) -> None:
     with process(tree, source) as started:
         assert started.process.stdin
         started.ask("close")
+        assert os.getsid(started.process.pid) != os.getsid(0)  # so that Ctrl-C does not reach it
         started.process.stdin.close()
         assert started.process.wait(PATIENCE) == 0
         started.process.stdin = None
