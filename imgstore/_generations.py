@@ -3,7 +3,8 @@
     root/LOCK               held by the one writer
     root/CURRENT            format, backend, live generation, whether it was synced, checksums
     root/000007-3f9a1c/     a generation; once named it never changes, singles/ aside
-        DESCRIPTION         JSON: count, shape and dtype where all agree, and what the backend notes
+        DESCRIPTION         JSON: count; where all agree, shape, dtype and the number of images in each
+                            block but the last; and what the backend notes
         singles/            a file for each image that store_single added or replaced since
 
 LevelDB and RocksDB switch versions with a CURRENT for the same reason: readers need no locks.

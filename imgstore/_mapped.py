@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
-from imgstore._images import Array, Block, Form, Labels
-from imgstore._store import Many, Pair
+from imgstore._images import Array, Block, Labels
+from imgstore._store import Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 
@@ -20,11 +20,18 @@ class View(NamedTuple):
     checksum: int  # of the block
 
 
+SINGLE = Contents(1, None, 1)
+
+
 class Mapped(Many):
     """A file of blocks. `first` is the id of its first image."""
 
-    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool) -> None:
-        self.path, self.first, self.count, self.form, self.verify = path, first, count, form, verify
+    labels: Labels  # (count,) where `form` is not None; of the images that `view` or `take` was asked for
+    checksums: Checksums  # likewise
+
+    def __init__(self, path: str, first: int, contents: Contents, verify: bool) -> None:
+        self.path, self.first, self.verify = path, first, verify
+        self.count, self.form, self.per_block = contents
 
     @abstractmethod
     def view(self, image_id: int) -> View:
@@ -33,6 +40,10 @@ class Mapped(Many):
     @abstractmethod
     def block(self, first: int) -> View:
         """The block of this image."""
+
+    @abstractmethod
+    def take(self, ids: Labels) -> Array:
+        """The images of these ids, copied; asked only where `form` is not None."""
 
     def copy(self, mapped: Array, images: Array) -> None:
         """Fill `images` with a block's."""
@@ -46,10 +57,13 @@ class Mapped(Many):
             raise self.fault("does not match its checksum", image_id)
         return image, label
 
-    def check(self, ids: Labels, images: Array, labels: Labels, checksums: Checksums) -> None:
-        """Raise CorruptStoreError for the first image that does not match its checksum."""
-        for image_id in ids[image_checksums(images, ids, labels) != checksums]:
-            raise self.fault("does not match its checksum", int(image_id))
+    def gather(self, ids: Labels) -> tuple[Array, Labels]:
+        images = self.take(ids)
+        labels = self.labels[ids]
+        if self.verify:
+            for image_id in ids[image_checksums(images, ids, labels) != self.checksums[ids]]:
+                raise self.fault("does not match its checksum", int(image_id))
+        return images, labels
 
     def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
         first = self.first
@@ -64,6 +78,11 @@ class Mapped(Many):
                 raise self.fault(f"the block of {len(mapped)} images does not match its checksum", first)
             yield read
             first = last
+
+    def bounds(self, image_id: int) -> tuple[int, int]:
+        """First id of the block of this image, and of the next block; where all images have one form."""
+        first = image_id - (image_id - self.first) % self.per_block
+        return first, min(first + self.per_block, self.first + self.count)
 
     def fault(self, message: str, image_id: int) -> CorruptStoreError:
         return CorruptStoreError(self.path, message, image_id)

@@ -5,7 +5,7 @@ import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -42,6 +42,14 @@ from imgstore.errors import (
 )
 
 Pair = tuple[Array, int]
+
+
+class Contents(NamedTuple):
+    """What DESCRIPTION tells of the many, whatever the backend."""
+
+    total: int
+    form: Form | None  # of every image where they agree
+    per_block: int  # images in each block but the last, where `form` is not None; else 0
 
 
 class Many:
@@ -82,8 +90,8 @@ class Backend(ABC):
         """Write at least one block to files in the directory; gives what DESCRIPTION keeps for the format."""
 
     @abstractmethod
-    def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
-        """Open what `write_many` wrote; `count` is at least 1."""
+    def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
+        """Open what `write_many` wrote, of one image or more."""
 
     @abstractmethod
     def write_single(self, path: str, block: Block) -> None:
@@ -123,8 +131,13 @@ class Backend(ABC):
 
         def write(generation: str) -> dict[str, Any]:
             more = self.write_many(generation, map(noted, itertools.chain([first], stream))) if first else {}
-            shape, dtype = forms.pop() if len(forms) == 1 else (None, None)
-            return {"count": len(checked), "shape": shape, "dtype": dtype and dtype.str, **more}
+            if first and len(forms) == 1:
+                more |= {
+                    "shape": first.images.shape[1:],
+                    "dtype": first.images.dtype.str,
+                    "per_block": len(first.labels),
+                }
+            return {"count": len(checked), **more}
 
         with writing(root) as path:
             replace_generation(path, self.name, durable, write)
@@ -145,7 +158,7 @@ class Backend(ABC):
 
         def write_first(generation: str) -> dict[str, Any]:
             self.write_single(f"{generation}/{name}", block)
-            return {"count": 0, "shape": None, "dtype": None}
+            return {"count": 0}
 
         with writing(root) as path:
             if not os.path.lexists(f"{path}/CURRENT"):
@@ -190,8 +203,12 @@ class Backend(ABC):
 
     def open_all(self, generation: Generation, verify: bool) -> Many:
         """`open_many` of what DESCRIPTION tells, whose numbers are checked here."""
-        count, kind = _described(generation)
-        return self.open_many(generation, count, kind, verify) if count else Many()
+        entry = generation.description
+        count, per_block = numbers = entry.get("count"), entry.get("per_block", 0)
+        form = form_of(entry.get("shape"), entry.get("dtype"))
+        if any(type(number) is not int or number < 0 for number in numbers) or bool(form) != bool(per_block):
+            raise CorruptStoreError(generation.path("DESCRIPTION"), "describes no images that could be stored")
+        return self.open_many(generation, Contents(count, form, per_block), verify) if count else Many()
 
     def read_stored_singly(self, path: str, image_id: int, verify: bool) -> Pair:
         """`read_single_file`, again when the file was replaced meanwhile."""
@@ -343,15 +360,6 @@ def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Lab
 def _checked_ids(image_ids: Iterable[int]) -> Labels:
     lazy = isinstance(image_ids, Iterable) and not hasattr(image_ids, "__len__")
     return checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
-
-
-def _described(generation: Generation) -> tuple[int, Form | None]:
-    entry = generation.description
-    count = entry.get("count")
-    kind = form_of(entry.get("shape"), entry.get("dtype"))
-    if type(count) is not int or count < 0 or (kind is None and entry.get("shape") is not None):
-        raise CorruptStoreError(generation.path("DESCRIPTION"), "describes no images that could be stored")
-    return count, kind
 
 
 def _stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:

@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from imgstore._checksums import image_checksum, image_checksums
 from imgstore._generations import Generation, read_file
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
-from imgstore._store import Backend, Many, Pair
+from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 _MODES = {("uint8", channels): mode for channels, mode in enumerate(("L", "LA", "RGB", "RGBA"), 1)}
@@ -64,7 +64,8 @@ class _Disk(Backend):
                 table.write(_rows(block.first, block.labels))
         return {}
 
-    def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
+    def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
+        count, form, _ = contents
         # no forged number makes us allocate more than the files could hold: a row of labels has four bytes or more
         if count > os.lstat(generation.path(_LABELS)).st_size // 4:
             raise CorruptStoreError(generation.path(_LABELS), f"is too short for {count} images")

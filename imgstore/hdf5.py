@@ -6,8 +6,6 @@
     blocks       beside `pixels` only: uint64 (M, 6): first id, offset in the pixels, H, W, C (0 for (H, W)),
                  dtype as the number that its ASCII name is in little-endian order
 
-DESCRIPTION has `per_block`, the number of images in each block of `images` but the last.
-
 HDF5 has no journal and can crash on a full disk, so it writes no file of ours: pixels are written first,
 where the first dataset of a new file lies; then HDF5 lays out a file of that size in memory, and the few
 bytes of metadata that it writes are put in their places. That also streams, with N and the shapes unknown
@@ -31,9 +29,9 @@ from h5py._objects import phil
 
 from imgstore._checksums import Checksums
 from imgstore._generations import Generation, descriptor_path, open_file
-from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
-from imgstore._mapped import Mapped, View, checksums_of
-from imgstore._store import Backend, Many, Pair
+from imgstore._images import Array, Block, Labels, form_of, image_bytes
+from imgstore._mapped import SINGLE, Mapped, View, checksums_of
+from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 _MANY = "images.h5"
@@ -59,14 +57,12 @@ class _Hdf5(Backend):
     suffix = ".h5"
 
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
-        return {"per_block": _write(os.path.join(generation, _MANY), blocks)}
+        _write(os.path.join(generation, _MANY), blocks)
+        return {}
 
-    def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
-        per_block = generation.description.get("per_block") if form else None
-        if form and (type(per_block) is not int or per_block < 1):
-            raise CorruptStoreError(generation.path("DESCRIPTION"), "tells no number of images in a block")
-        many = _File(generation.path(_MANY), 0, count, per_block, verify)
-        if many.form != form:
+    def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
+        many = _File(generation.path(_MANY), 0, contents, verify)
+        if many.form != contents.form:
             raise CorruptStoreError(many.path, "does not have the shape and dtype that DESCRIPTION tells")
         return many
 
@@ -74,29 +70,29 @@ class _Hdf5(Backend):
         _write(path, iter([block]))
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        return _File(path, image_id, 1, 1, verify).read(image_id)
+        return _File(path, image_id, SINGLE, verify).read(image_id)
 
 
 class _File(Mapped):
-    """What `_write` wrote: `per_block` images of one form in each block, or for None, each with a form of its own."""
+    """What `_write` wrote."""
 
-    def __init__(self, path: str, first: int, count: int, per_block: int | None, verify: bool) -> None:
+    def __init__(self, path: str, first: int, contents: Contents, verify: bool) -> None:
+        super().__init__(path, first, contents, verify)
+        count, _, per_block = contents
         self._descriptor, _ = open_file(path)
         # not at exit: a thread may still read
         weakref.finalize(self, os.close, self._descriptor).atexit = False
         names = (b"images", b"labels", b"checksums") if per_block else (b"pixels", b"labels", b"checksums", b"blocks")
-        self._memory, (self._pixels, self._labels, self._checksums, *table) = _datasets(path, self._descriptor, names)
-        form = (self._pixels.shape[1:], self._pixels.dtype) if per_block else None
-        super().__init__(path, first, count, form, verify)
-        self._per_block = per_block or 0
+        self._memory, (self._pixels, self.labels, self.checksums, *table) = _datasets(path, self._descriptor, names)
+        self.form = (self._pixels.shape[1:], self._pixels.dtype) if per_block else None
         blocks = -(-count // per_block) if per_block else len(table[0])
-        beside = {len(self._labels), len(self._checksums) - blocks, len(self._pixels) if per_block else count}
+        beside = {len(self.labels), len(self.checksums) - blocks, len(self._pixels) if per_block else count}
         if beside != {count} or any(each.shape[1:] != (_BLOCK_FIELDS,) for each in table):
             raise CorruptStoreError(path, f"does not hold {count} images")
         self._places = table[0].tolist() if table else []
         self._firsts = [place[0] for place in self._places]
         self._bytes = self._pixels.reshape(-1).view(np.uint8)
-        self._all = View(Block(first, self._pixels, self._labels), self._checksums, 0)
+        self._all = View(Block(first, self._pixels, self.labels), self.checksums, 0)
 
     def view(self, image_id: int) -> View:
         return self._all if self.form else self.block(image_id)
@@ -108,17 +104,13 @@ class _File(Mapped):
         if read < images.nbytes:  # the system reads at most 2 GiB at once
             super().copy(mapped, images)
 
-    def gather(self, ids: Labels) -> tuple[Array, Labels]:
-        images, labels = self._pixels.take(ids, axis=0), self._labels[ids]
-        if self.verify:
-            self.check(ids, images, labels, self._checksums[ids])
-        return images, labels
+    def take(self, ids: Labels) -> Array:
+        return self._pixels.take(ids, axis=0)
 
     def block(self, image_id: int) -> View:
         if self.form:
-            number = (image_id - self.first) // self._per_block
-            first = self.first + number * self._per_block
-            last = min(first + self._per_block, self.first + self.count)
+            first, last = self.bounds(image_id)
+            number = (first - self.first) // self.per_block
         else:
             number = max(bisect.bisect_right(self._firsts, image_id) - 1, 0)
             first = self._firsts[number]
@@ -127,8 +119,8 @@ class _File(Mapped):
                 raise self.fault("is in no block", image_id)
         rows = slice(first - self.first, last - self.first)
         images = self._pixels[rows] if self.form else self._placed(image_id, last - first, *self._places[number][1:])
-        checksum = int(self._checksums[self.count + number])
-        return View(Block(first, images, self._labels[rows]), self._checksums[rows], checksum)
+        checksum = int(self.checksums[self.count + number])
+        return View(Block(first, images, self.labels[rows]), self.checksums[rows], checksum)
 
     def _placed(self, image_id: int, count: int, offset: int, *shape_and_dtype: int) -> Array:
         *shape, dtype = shape_and_dtype
@@ -168,8 +160,7 @@ class _MetadataOnly:
         raise NotImplementedError("h5py looks for it, but HDF5 reads nothing back from a new file")
 
 
-def _write(path: str, blocks: Iterator[Block]) -> int | None:
-    """Write the file; gives the number of images in a block, or None where forms differ."""
+def _write(path: str, blocks: Iterator[Block]) -> None:
     table: list[tuple[int, ...]] = []
     beside: list[tuple[Labels, Checksums, int]] = []
     with open(path, "wb") as file:
@@ -183,7 +174,7 @@ def _write(path: str, blocks: Iterator[Block]) -> int | None:
         labels, of_images, of_blocks = zip(*beside, strict=True)
         datasets: dict[str, Array] = {"labels": np.concatenate(labels)}
         datasets["checksums"] = np.concatenate([*of_images, np.array(of_blocks, np.uint64)])
-        if alike := len({row[2:] for row in table}) == 1:
+        if len({row[2:] for row in table}) == 1:
             pixels = "images", (len(datasets["labels"]), *shape), dtype
         else:
             pixels = "pixels", (file.tell() - start,), np.dtype(np.uint8)
@@ -194,7 +185,6 @@ def _write(path: str, blocks: Iterator[Block]) -> int | None:
             file.seek(offset)
             file.write(data)
         file.truncate(size)
-    return len(labels[0]) if alike else None
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,7 +24,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import lmdb
 import lmdb.verify
@@ -32,9 +32,9 @@ import numpy as np
 
 from imgstore._checksums import checksum
 from imgstore._generations import Generation, descriptor_path, open_file
-from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
-from imgstore._mapped import Mapped, View, checksums_of
-from imgstore._store import Backend, Many, Pair
+from imgstore._images import Array, Block, Labels, form_of, image_bytes
+from imgstore._mapped import SINGLE, Mapped, View, checksums_of
+from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 _MANY = "images.mdb"
@@ -76,78 +76,54 @@ class _Lmdb(Backend):
         finally:
             os.close(descriptor)
 
-    def open_many(self, generation: Generation, count: int, form: Form | None, verify: bool) -> Many:
-        tree = generation.description.get("tree")
-        return _Environment(generation.path(_MANY), 0, count, form, verify, tree)
+    def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
+        return _Environment(generation.path(_MANY), 0, contents, verify, generation.description.get("tree"))
 
     def verify_many(self, generation: Generation) -> Labels:
         if generation.description.get("count"):
-            _Environment(generation.path(_MANY), 0, 0, None, True, None)  # walks the pages, reads nothing
+            _Environment(generation.path(_MANY), 0, SINGLE, True, None)  # walks the pages, reads nothing
         return super().verify_many(generation)
 
     def write_single(self, path: str, block: Block) -> None:
         _write(path, iter([block]))
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        return _Environment(path, image_id, 1, None, verify, None).read(image_id)
-
-
-class _Cached(NamedTuple):
-    """A block of a store of one form, as random reads want it."""
-
-    view: View
-    images: Array  # (k, bytes or numbers of an image)
-    labels: memoryview
-    checksums: memoryview
+        return _Environment(path, image_id, SINGLE, verify, None).read(image_id)
 
 
 class _Environment(Mapped):
     """What `_write` wrote, open read-only, once its tree is what `tree` tells, or was walked."""
 
-    def __init__(self, path: str, first: int, count: int, form: Form | None, verify: bool, tree: object) -> None:
-        super().__init__(path, first, count, form, verify)
+    def __init__(self, path: str, first: int, contents: Contents, verify: bool, tree: object) -> None:
+        super().__init__(path, first, contents, verify)
         self._transaction, size = _begin(path, self, tree)
-        if count * (_BYTES_BESIDE_PIXELS + (image_bytes(form) if form else 1)) > size:
-            raise CorruptStoreError(path, f"is too short for {count} images")
-        self._cache: dict[int, _Cached] = {}  # by number of the block
-        self._per_block = 0  # images, once a block was read that shows it
+        if self.count * (_BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > size:
+            raise CorruptStoreError(path, f"is too short for {self.count} images")
+        self._views: dict[int, View] = {}  # by number of the block, where all have one form
+        if self.form:
+            self.labels, self.checksums = np.empty(self.count, np.int64), np.empty(self.count, np.uint64)
 
     def view(self, image_id: int) -> View:
         if not self.form:
             return self.block(image_id)
-        cached = self._cache.get(image_id // self._per_block) if self._per_block else None
-        return (cached or self._load(image_id)).view
+        number = image_id // self.per_block
+        if number not in self._views:
+            view = self.block(image_id)
+            rows = slice(view.block.first, view.block.first + len(view.checksums))
+            self.labels[rows], self.checksums[rows] = view.block.labels, view.checksums
+            self._views[number] = view
+        return self._views[number]
 
-    def gather(self, ids: Labels) -> tuple[Array, Labels]:
+    def take(self, ids: Labels) -> Array:
         assert self.form is not None
-        if not self._per_block:
-            self._load(self.first)
-        numbers, rows = np.divmod(ids, self._per_block)
-        cached = self._cache.get
-        found = zip(numbers.tolist(), ids.tolist(), strict=True)
-        blocks = [cached(number) or self._load(image_id) for number, image_id in found]
-        chosen = list(zip(blocks, rows.tolist(), strict=True))
-        images = np.empty((len(ids), *self.form[0]), self.form[1])
-        np.concatenate([block.images[row] for block, row in chosen], out=images.reshape(-1))
-        labels = np.array([block.labels[row] for block, row in chosen])
-        if self.verify:
-            checksums = np.array([block.checksums[row] for block, row in chosen], np.uint64)
-            self.check(ids, images, labels, checksums)
-        return images, labels
-
-    def _load(self, image_id: int) -> _Cached:
-        view = self.block(image_id)
-        (first, images, labels), count = view.block, len(view.checksums)
-        # as bytes: small values need not lie at an address that is a multiple of 8, as NumPy's `data` wants it
-        of_labels = labels.view(np.uint8).data.cast("q")
-        cached = _Cached(view, images.reshape(count, -1), of_labels, view.checksums.view(np.uint8).data.cast("Q"))
-        if not self._per_block and first and first + count == self.count:
-            return cached  # the last block may be smaller than the others
-        self._per_block = self._per_block or count
-        if first % self._per_block or count != min(self._per_block, self.count - first):
-            raise self.fault("is in a block that is not as large as the others", image_id)
-        self._cache[first // self._per_block] = cached
-        return cached
+        (height, *row), dtype = self.form
+        numbers, rows = np.divmod(ids, self.per_block)
+        known = self._views.get
+        views = [known(number) or self.view(i) for number, i in zip(numbers.tolist(), ids.tolist(), strict=True)]
+        images = np.empty((len(ids), height, *row), dtype)
+        chosen = [view.block.images[number] for view, number in zip(views, rows.tolist(), strict=True)]
+        np.concatenate(chosen, out=images.reshape(-1, *row))
+        return images
 
     def block(self, image_id: int) -> View:
         try:
@@ -158,13 +134,12 @@ class _Environment(Mapped):
         view = _view(data)
         if view is None:
             raise self.fault("is in no block", image_id)
-        first, images, labels = view.block
-        if not self.first <= first <= image_id < first + len(labels) <= self.first + self.count:
-            raise self.fault("is in a block with other ids", image_id)
-        if key != _KEY.pack(first + len(labels) - 1):
-            raise self.fault("is in a block under another key", image_id)
-        if self.form not in (None, (images.shape[1:], images.dtype)):
-            raise self.fault("does not have the shape and dtype that DESCRIPTION tells", image_id)
+        first, images, _ = view.block
+        last, end = first + len(images), self.first + self.count
+        if not self.first <= first <= image_id < last <= end or key != _KEY.pack(last - 1):
+            raise self.fault("is in a block with other ids or another key", image_id)
+        if self.form and (self.form != (images.shape[1:], images.dtype) or (first, last) != self.bounds(image_id)):
+            raise self.fault("is in a block that is not of the form and size that DESCRIPTION tells", image_id)
         return view
 
 
