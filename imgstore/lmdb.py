@@ -69,12 +69,9 @@ class _Lmdb(Backend):
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
         path = os.path.join(generation, _MANY)
         _write(path, blocks)
-        descriptor, status = open_file(path)
-        try:
-            pages = _tree_pages(descriptor)
-            return {"tree": [status.st_size, _pages_checksum(descriptor, pages), pages]}
-        finally:
-            os.close(descriptor)
+        with open(path, "rb") as file:
+            pages = _tree_pages(file.fileno())
+            return {"tree": [os.path.getsize(path), _pages_checksum(file.fileno(), pages), pages]}
 
     def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
         return _Environment(generation.path(_MANY), 0, contents, verify, generation.description.get("tree"))
@@ -96,8 +93,18 @@ class _Environment(Mapped):
 
     def __init__(self, path: str, first: int, contents: Contents, verify: bool, tree: object) -> None:
         super().__init__(path, first, contents, verify)
-        self._transaction, size = _begin(path, self, tree)
-        if self.count * (_BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > size:
+        descriptor, status = open_file(path)
+        try:
+            if tree is None:
+                _check_offline(path, descriptor, status)
+            elif not _is_tree(tree, descriptor, status.st_size):
+                raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
+            self._transaction = _share(descriptor, status, self)
+        except lmdb.Error as error:
+            raise _system_error(error, path) from error
+        finally:
+            os.close(descriptor)
+        if self.count * (_BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > status.st_size:
             raise CorruptStoreError(path, f"is too short for {self.count} images")
         self._views: dict[int, View] = {}  # by number of the block, where all have one form
         if self.form:
@@ -174,11 +181,8 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
     try:
         # not writemap: a full disk would end the process
         options: dict[str, Any] = {"subdir": False, "lock": False, "sync": False, "lib_version": _ENGINE}
-        environment = lmdb.open(path, map_size=4 * _COMMIT_BYTES, **options)
-        try:
+        with lmdb.open(path, map_size=4 * _COMMIT_BYTES, **options) as environment:
             _put(environment, blocks)
-        finally:
-            environment.close()
     except lmdb.Error as error:
         raise _system_error(error, path) from error
 
@@ -210,21 +214,6 @@ def _system_error(error: lmdb.Error, path: str) -> OSError:
     if error.code > 0:
         return OSError(error.code, os.strerror(error.code), path)
     return CorruptStoreError(path, f"LMDB cannot use it: {error}")
-
-
-def _begin(path: str, user: Many, tree: object) -> tuple["lmdb.Transaction[memoryview]", int]:
-    """A read transaction on the file at `path`, once its pages are checked, and its size."""
-    descriptor, status = open_file(path)
-    try:
-        if tree is None:
-            _check_offline(path, descriptor, status)
-        elif not _is_tree(tree, descriptor, status.st_size):
-            raise CorruptStoreError(path, "its size, or a page of its tree, is not what DESCRIPTION tells")
-        return _share(descriptor, status, user), status.st_size
-    except lmdb.Error as error:
-        raise _system_error(error, path) from error
-    finally:
-        os.close(descriptor)
 
 
 def _share(descriptor: int, status: os.stat_result, user: Many) -> "lmdb.Transaction[memoryview]":
