@@ -17,6 +17,7 @@ import atexit
 import bisect
 import errno
 import functools
+import io
 import mmap
 import os
 import weakref
@@ -131,8 +132,8 @@ class _File(Mapped):
         return np.ndarray((count, *form[0]), form[1], self._bytes, offset)
 
 
-class _MetadataOnly:
-    """The file object that HDF5 lays a file out in: keeps what is written, as (offset, bytes)."""
+class _MetadataOnly(io.RawIOBase):
+    """The file that HDF5 lays a new file out in: keeps what is written, as (offset, bytes); nothing is read back."""
 
     def __init__(self) -> None:
         self.writes: list[tuple[int, bytes]] = []
@@ -142,22 +143,14 @@ class _MetadataOnly:
         self._position = offset + (self.size if whence == os.SEEK_END else 0)
         return self._position
 
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         self.writes.append((self._position, bytes(data)))
         self.size = max(self.size, self._position + len(data))
         return len(data)
 
-    def truncate(self, size: int) -> None:
-        self.size = size
-
-    def flush(self) -> None:
-        pass
-
-    def read(self, size: int) -> bytes:
-        raise NotImplementedError("h5py looks for it, but HDF5 reads nothing back from a new file")
+    def truncate(self, size: int | None = None) -> int:
+        self.size = size or 0
+        return self.size
 
 
 def _write(path: str, blocks: Iterator[Block]) -> None:
@@ -179,7 +172,10 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
         else:
             pixels = "pixels", (file.tell() - start,), np.dtype(np.uint8)
             datasets["blocks"] = np.array(table, np.uint64)
-        writes, offsets, size = _layout(pixels, *((name, each.shape, each.dtype) for name, each in datasets.items()))
+        beside_pixels = ((name, each.shape, each.dtype) for name, each in datasets.items())
+        writes, (at, *offsets), size = _layout(pixels, *beside_pixels)
+        if at != start:
+            raise RuntimeError("HDF5 does not lay the pixels where it did; report the versions of h5py and HDF5")
         parts: list[tuple[int, Any]] = [*writes, *zip(offsets, datasets.values(), strict=True)]
         for offset, data in parts:
             file.seek(offset)
@@ -188,13 +184,11 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(pixels: _Dataset, *datasets: _Dataset) -> tuple[list[tuple[int, bytes]], list[int], int]:
-    """What HDF5 writes of a new file, as (offset, bytes); the offset of each dataset but the pixels; its size."""
+def _layout(*datasets: _Dataset) -> tuple[list[tuple[int, bytes]], list[int], int]:
+    """What HDF5 writes of a new file with these, as (offset, bytes); the offset of each; the size of the file."""
     layout = _MetadataOnly()
     with h5py.File(layout, "w", **_LAYOUT) as file:
-        at, *offsets = [_create(file, *dataset) for dataset in (pixels, *datasets)]
-    if at != _pixels_offset():
-        raise RuntimeError("HDF5 did not lay the pixels where it said; report the versions of h5py and HDF5")
+        offsets = [_create(file, *dataset) for dataset in datasets]
     return layout.writes, offsets, layout.size
 
 
@@ -212,8 +206,8 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[
 @functools.cache
 def _pixels_offset() -> int:
     """Where the first dataset of a new file lies: the same for every shape and dtype that was tried."""
-    with h5py.File(_MetadataOnly(), "w", **_LAYOUT) as file:
-        return _create(file, "images", (1, 1, 1), np.dtype(np.uint8))
+    _, (offset,), _ = _layout(("images", (1, 1, 1), np.dtype(np.uint8)))
+    return offset
 
 
 def _datasets(path: str, descriptor: int, names: tuple[bytes, ...]) -> tuple[Array, list[Array]]:
