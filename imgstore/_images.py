@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,15 +53,8 @@ def checked_integers(values: object, name: str) -> Labels:
     return array.astype(np.int64)
 
 
-def checked_labels(labels: Sized) -> Labels:
-    """`labels` as int64 `(N,)`, else InvalidArgumentError."""
-    if not hasattr(labels, "__len__"):
-        raise InvalidArgumentError("labels", "has no length, which gives N; give a list or an array")
-    return checked_integers(labels, "labels")
-
-
-def checked_image(image: object, image_id: int, refusal: Refusal) -> Array:
-    """`image` as it came, or UnsupportedImageError: it is no image, or the backend's `refusal` says why not."""
+def _check_image(image: object, image_id: int, refusal: Refusal) -> None:
+    """Raise UnsupportedImageError where it is no image, or where the backend's `refusal` says why not."""
     if not isinstance(image, np.ndarray):
         why: str | None = f"is a {type(image).__name__}, not a NumPy array; convert it with numpy.asarray"
     elif image.ndim not in (2, 3) or image.size == 0:
@@ -72,8 +65,6 @@ def checked_image(image: object, image_id: int, refusal: Refusal) -> Array:
         why = refusal(image.shape, image.dtype)
     if why:
         raise UnsupportedImageError(image_id, why)
-    assert isinstance(image, np.ndarray)
-    return image
 
 
 def blocks(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterator[Block]:
@@ -88,9 +79,12 @@ def blocks(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterato
     return _gathered(images, labels, refusal)
 
 
-def contiguous(images: Array, native: np.dtype[Any]) -> Array:
-    """The same values, C-contiguous and of exactly this dtype: copied only where they are not so already."""
-    return np.ascontiguousarray(images, native).view(native)
+def block_of_one(image: Array, image_id: int, label: int, refusal: Refusal) -> Block:
+    """An image of any id as a block. Raises InvalidArgumentError, UnsupportedImageError."""
+    number = checked_integer(image_id, "image_id", 0)
+    _check_image(image, number, refusal)
+    pixels = _contiguous(image, image.dtype.newbyteorder("="))
+    return Block(number, pixels[np.newaxis], np.array([checked_integer(label, "label")]))
 
 
 def image_bytes(form: Form) -> int:
@@ -117,15 +111,20 @@ def _images_per_block(form: Form) -> int:
     return max(1, _BLOCK_BYTES // (image_bytes(form) + _BYTES_BESIDE_PIXELS))
 
 
+def _contiguous(images: Array, native: np.dtype[Any]) -> Array:
+    """The same values, C-contiguous and of exactly this dtype: copied only where they are not so already."""
+    return np.ascontiguousarray(images, native).view(native)
+
+
 def _sliced(images: Array, labels: Labels, refusal: Refusal) -> Iterator[Block]:
     if len(images) != len(labels):
         raise _mismatch(len(images), labels)
-    checked_image(images[0], 0, refusal)
+    _check_image(images[0], 0, refusal)
     native = images.dtype.newbyteorder("=")
     step = _images_per_block((images.shape[1:], native))
     for first in range(0, len(images), step):
         part = slice(first, first + step)
-        yield Block(first, contiguous(images[part], native), labels[part])
+        yield Block(first, _contiguous(images[part], native), labels[part])
 
 
 def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterator[Block]:
@@ -137,7 +136,7 @@ def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iter
         if seen == len(labels):
             raise _mismatch(f"more than {seen}", labels)
         if not isinstance(image, np.ndarray) or given != (image.shape, image.dtype):
-            checked_image(image, seen, refusal)
+            _check_image(image, seen, refusal)
             given, next_form = (image.shape, image.dtype), (image.shape, image.dtype.newbyteorder("="))
         if next_form != form or seen - first == len(buffer):
             if seen > first:

@@ -24,18 +24,17 @@ from imgstore._images import (
     Block,
     Form,
     Labels,
+    block_of_one,
     blocks,
-    checked_image,
     checked_integer,
     checked_integers,
-    checked_labels,
-    contiguous,
     form_of,
 )
 from imgstore.errors import (
     CorruptStoreError,
     ImageNotFoundError,
     ImgstoreError,
+    InvalidArgumentError,
     ReaderClosedError,
     StoreNotFoundError,
     StoreReplacedError,
@@ -119,7 +118,9 @@ class Backend(ABC):
         Raises UnsupportedImageError, InvalidArgumentError (also when images and labels are not equally many),
         StoreBusyError, or the OSError of a full disk; the store is then as it was.
         """
-        checked = checked_labels(labels)
+        if not hasattr(labels, "__len__"):
+            raise InvalidArgumentError("labels", "has no length, which gives N; give a list or an array")
+        checked = checked_integers(labels, "labels")
         stream = blocks(images, checked, self.refusal)
         first = next(stream, None)  # a bad first image is refused before anything is made
         forms: set[Form] = set()
@@ -150,11 +151,8 @@ class Backend(ABC):
         Raises UnsupportedImageError, InvalidArgumentError, StoreNotFoundError when `root` holds another
         backend's store, StoreBusyError, or the OSError of a full disk; the store is then as it was.
         """
-        number = checked_integer(image_id, "image_id", 0)
-        checked_image(image, number, self.refusal)
-        pixels = contiguous(image, image.dtype.newbyteorder("="))
-        block = Block(number, pixels[np.newaxis], np.array([checked_integer(label, "label")]))
-        name = single_name(number, self.suffix)
+        block = block_of_one(image, image_id, label, self.refusal)
+        name = single_name(block.first, self.suffix)
 
         def write_first(generation: str) -> dict[str, Any]:
             self.write_single(f"{generation}/{name}", block)
@@ -272,7 +270,8 @@ class Reader(Sequence[Pair]):
     def read_many(self, image_ids: Iterable[int] | None = None) -> tuple[Array | list[Array], Labels]:
         """As `read_many` of the backend, from the open store."""
         many = self._open()
-        ids = self.ids if image_ids is None else _checked_ids(image_ids)
+        lazy = isinstance(image_ids, Iterable) and not hasattr(image_ids, "__len__")
+        ids = self.ids if image_ids is None else checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
             raise ImageNotFoundError(int(missing), self._generation.root)
@@ -355,11 +354,6 @@ def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Lab
         return Reader(backend, generation, verify, singles)
 
     return open_live(root, reopen)
-
-
-def _checked_ids(image_ids: Iterable[int]) -> Labels:
-    lazy = isinstance(image_ids, Iterable) and not hasattr(image_ids, "__len__")
-    return checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
 
 
 def _stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:
