@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from imgstore._checksums import image_checksum, image_checksums
-from imgstore._generations import Generation, read_file
+from imgstore._generations import Generation, read_file, write_file
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
@@ -60,7 +60,7 @@ class _Disk(Backend):
             table.write(_TITLE)
             for block in blocks:
                 for image_id, png in enumerate(_encoded(block), block.first):
-                    _write(f"{generation}/{image_id:08d}.png", png)
+                    write_file(f"{generation}/{image_id:08d}.png", png)
                 table.write(_rows(block.first, block.labels))
         return {}
 
@@ -75,7 +75,7 @@ class _Disk(Backend):
         return _Files(generation, count, form, verify)
 
     def write_single(self, path: str, block: Block) -> None:
-        _write(path, next(_encoded(block)))
+        write_file(path, next(_encoded(block)))
 
     def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
         return _read_png(path, image_id, verify)
@@ -115,17 +115,6 @@ class _Files(Many):
             if images is not None:
                 images[image_id] = image
             yield Block(image_id, image[np.newaxis], np.array([label]))
-
-
-def _write(path: str, data: bytes) -> None:
-    """Write a new file. Python's `open` would take a third of the time that one of a few kilobytes takes."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        written = os.write(descriptor, data)
-        while written < len(data):
-            written += os.write(descriptor, data[written:])
-    finally:
-        os.close(descriptor)
 
 
 def _encoded(block: Block) -> Iterator[bytes]:
@@ -195,11 +184,10 @@ def _form(shape: bytes, dtype: bytes) -> Form:
 
 def _plain_pngs(images: Array, texts: Iterator[str]) -> Iterator[bytes]:
     """PNGs without filter and compression, which would not make a file of a single block any smaller."""
-    shape = images.shape[1:]
-    height, row_bytes, start = _plain_rows((shape, images.dtype))
+    head, height, row_bytes, start = _plain_layout(images.shape[1:])
     rows = np.zeros((len(images), height, row_bytes), np.uint8)
     rows[:, :, 1:] = images.reshape(len(images), height, -1)
-    head, end = _plain_head(shape), _chunk(b"IEND", b"")
+    end = _chunk(b"IEND", b"")
     length, start_crc = struct.pack(">I", len(start) + height * row_bytes), zlib.crc32(start)
     for text, row in zip(texts, rows.reshape(len(images), -1), strict=True):
         pixels = row.data
@@ -210,11 +198,14 @@ def _plain_pngs(images: Array, texts: Iterator[str]) -> Iterator[bytes]:
 
 
 @functools.lru_cache(maxsize=256)
-def _plain_head(shape: tuple[int, ...]) -> bytes:
-    """Signature and IHDR of 8 bits a channel."""
-    height, width, *channels = shape
-    header = struct.pack(">2I5B", width, height, 8, _COLOURS[channels[0] if channels else 1], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+def _plain_layout(shape: tuple[int, ...]) -> tuple[bytes, int, int, bytes]:
+    """Signature and IHDR of 8 bits a channel; rows, bytes of a row, and how the chunk of pixels begins."""
+    height, width, channels = (*shape, 1)[:3]
+    header = struct.pack(">2I5B", width, height, 8, _COLOURS[channels], 0, 0, 0)
+    row_bytes = 1 + width * channels
+    size = height * row_bytes
+    start = b"IDAT\x78\x01\x01" + struct.pack("<HH", size & 0xFFFF, ~size & 0xFFFF)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header), height, row_bytes, start
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -227,27 +218,18 @@ def _read_plain_png(data: bytes, image_id: int) -> tuple[Array, int, int] | None
     if data[37 : _TEXT_AT + 9] != b"tEXtimgstore\0":
         return None
     form, label, digest = _told(data[_TEXT_AT + 9 : text_end], image_id)
-    height, row_bytes, start = _plain_rows(form)
+    if form[1] != np.uint8 or _mode(*form) is None:
+        return None
+    head, height, row_bytes, start = _plain_layout(form[0])
     pixels_at = text_end + 8 + len(start)
     end = pixels_at + height * row_bytes
-    if data[text_end + 8 : pixels_at] != start or len(data) != end + _AFTER_PIXELS:
-        return None
-    if form[1] != np.uint8 or _mode(*form) is None or data[:33] != _plain_head(form[0]):
-        return None
-    if data[pixels_at:end:row_bytes].strip(b"\0"):  # a filter other than none
+    is_plain = data[:33] == head and data[text_end + 8 : pixels_at] == start and len(data) == end + _AFTER_PIXELS
+    if not is_plain or data[pixels_at:end:row_bytes].strip(b"\0"):  # a filter other than none
         return None
     image = np.empty(*form)
     rows = np.frombuffer(data, np.uint8, height * row_bytes, pixels_at)
     image.reshape(height, -1)[...] = rows.reshape(height, row_bytes)[:, 1:]
     return image, label, digest
-
-
-@functools.lru_cache(maxsize=256)
-def _plain_rows(form: Form) -> tuple[int, int, bytes]:
-    """Rows, bytes of a row, and how the chunk of pixels begins."""
-    height, row_bytes = form[0][0], 1 + image_bytes(form) // form[0][0]
-    size = height * row_bytes
-    return height, row_bytes, b"IDAT\x78\x01\x01" + struct.pack("<HH", size & 0xFFFF, ~size & 0xFFFF)
 
 
 def _mode(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:

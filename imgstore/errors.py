@@ -11,7 +11,8 @@ class ImgstoreError(Exception):
     """The base of every error that imgstore itself raises. Each pickles, so it crosses from a worker."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.args, self.__dict__)
+        # made without its constructor, which builds the message from other arguments; then given its attributes
+        return type(self).__new__, (type(self),), {"args": self.args, **self.__dict__}
 
 
 class InvalidArgumentError(ImgstoreError, ValueError):
@@ -72,11 +73,3 @@ class StoreBusyError(_StoreError):
 
 class StoreReplacedError(_StoreError):
     """The store at `path` was replaced after the reader had opened it: open it again."""
-
-
-def _restored(kind: type[ImgstoreError], args: tuple[Any, ...], state: dict[str, Any]) -> ImgstoreError:
-    """Unpickle: the constructors build their message from other arguments than `args`."""
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
