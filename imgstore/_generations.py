@@ -45,7 +45,6 @@ _CURRENT = re.compile(
     rb"(imgstore 1 (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
     rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
 )
-_SINGLE = re.compile(r"[0-9]{8,19}")
 
 
 class Generation(NamedTuple):
@@ -67,7 +66,7 @@ class Generation(NamedTuple):
         folder = self.path("singles")
         stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
         for stem in stems:
-            if not _SINGLE.fullmatch(stem) or f"{int(stem):08d}" != stem or int(stem) >= 2**63:
+            if not (stem.isdecimal() and f"{int(stem):08d}" == stem and int(stem) < 2**63):
                 raise CorruptStoreError(folder, f"holds {stem}{suffix}, which is not the name of a single")
         return sorted(map(int, stems))
 

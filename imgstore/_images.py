@@ -17,7 +17,7 @@ Refusal = Callable[[tuple[int, ...], np.dtype[Any]], str | None]
 
 _INT64 = range(-(2**63), 2**63)
 _BLOCK_BYTES = 1 << 20
-_BYTES_BESIDE_PIXELS = 16  # a label and a checksum for each image
+BYTES_BESIDE_PIXELS = 16  # a label and a checksum for each image
 _DTYPE = re.compile(r"[<|][biufc]\d{1,2}")
 
 
@@ -108,7 +108,7 @@ def form_of(shape: object, dtype: object) -> Form | None:
 
 
 def _images_per_block(form: Form) -> int:
-    return max(1, _BLOCK_BYTES // (image_bytes(form) + _BYTES_BESIDE_PIXELS))
+    return max(1, _BLOCK_BYTES // (image_bytes(form) + BYTES_BESIDE_PIXELS))
 
 
 def _contiguous(images: Array, native: np.dtype[Any]) -> Array:

@@ -209,7 +209,7 @@ class Backend(ABC):
         return self.open_many(generation, Contents(count, form, per_block), verify) if count else Many()
 
     def read_stored_singly(self, path: str, image_id: int, verify: bool) -> Pair:
-        """`read_single_file`, again when the file was replaced meanwhile."""
+        """`read_single_file`, again when the file was replaced meanwhile: HDF5 opens none whose name is gone."""
         while True:
             before = os.lstat(path)
             try:

@@ -45,12 +45,10 @@ _EXPECTED = {  # dimensions and dtype
     b"checksums": ((1,), np.dtype("<u8")),
     b"blocks": ((2,), np.dtype("<u8")),
 }
-
+_Dataset = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
 
 # A thread that is stopped at exit inside h5py would hold its lock for ever, and the process would hang on it.
 atexit.register(phil.acquire)
-
-_Dataset = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
 
 
 class _Hdf5(Backend):
@@ -140,7 +138,7 @@ class _MetadataOnly(io.RawIOBase):
         self.size = self._position = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (self.size if whence == os.SEEK_END else 0)
+        self._position = offset + (0, self._position, self.size)[whence]
         return self._position
 
     def write(self, data: Any) -> int:

@@ -32,7 +32,7 @@ import numpy as np
 
 from imgstore._checksums import checksum
 from imgstore._generations import Generation, descriptor_path, open_file
-from imgstore._images import Array, Block, Labels, form_of, image_bytes
+from imgstore._images import BYTES_BESIDE_PIXELS, Array, Block, Labels, form_of, image_bytes
 from imgstore._mapped import SINGLE, Mapped, View, checksums_of
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
@@ -44,7 +44,6 @@ _COMMIT_BYTES = 16 << 20  # what a transaction may hold in memory
 _BUFFER_BYTES = 2 << 20  # holds any block but one of a single large image
 _LARGEST_IMAGE = 2**32 - (1 << 20)
 _ENGINE = 0  # LMDB 0.9, whose pages `_tree_pages` knows
-_BYTES_BESIDE_PIXELS = 16  # of an image: its label and its checksum
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PAGE_HEADER, _BRANCH = 16, 1
 _META = struct.Struct("<40xI84xQ8xQ")  # page size, root, transaction
@@ -104,7 +103,7 @@ class _Environment(Mapped):
             raise _system_error(error, path) from error
         finally:
             os.close(descriptor)
-        if self.count * (_BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > status.st_size:
+        if self.count * (BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > status.st_size:
             raise CorruptStoreError(path, f"is too short for {self.count} images")
         self._views: dict[int, View] = {}  # by number of the block, where all have one form
         if self.form:
@@ -153,7 +152,7 @@ class _Environment(Mapped):
 def _packed(block: Block, buffer: Array) -> tuple[bytes, memoryview]:
     """Key and value of a block; the value lies in `buffer` when it is large enough."""
     form = block.images.shape[1:], block.images.dtype
-    size = _HEADER.size + len(block.images) * (_BYTES_BESIDE_PIXELS + image_bytes(form))
+    size = _HEADER.size + len(block.images) * (BYTES_BESIDE_PIXELS + image_bytes(form))
     data = (buffer if size <= len(buffer) else np.empty(size, np.uint8))[:size].data
     checksums, checksum = checksums_of(block)
     _HEADER.pack_into(data, 0, checksum, block.first, len(checksums), *(*form[0], 0)[:3], form[1].str.encode())
@@ -169,7 +168,7 @@ def _view(data: memoryview) -> View | None:
         return None
     checksum, first, count, *shape, dtype = _HEADER.unpack_from(data)
     form = form_of([length for length in shape if length], dtype.rstrip(b"\0").decode("latin-1"))
-    if not form or len(data) != _HEADER.size + count * (_BYTES_BESIDE_PIXELS + image_bytes(form)):
+    if not form or len(data) != _HEADER.size + count * (BYTES_BESIDE_PIXELS + image_bytes(form)):
         return None
     labels = np.ndarray((count,), np.int64, data, _HEADER.size)
     checksums = np.ndarray((count,), np.uint64, data, _HEADER.size + 8 * count)

@@ -165,6 +165,12 @@ DESCRIPTIONS = {
 }
 
 
+# of a backend that has blocks
+PER_BLOCK = {
+    f"{value!r} images in a block": described(per_block=value) for value in (0, -1, 4, 2**60, "3", 3.0, True, None)
+}
+
+
 # other kinds of files
 
 
@@ -604,7 +610,7 @@ def made(*keys: str) -> dict[str, Case]:
 
 HDF5S = {
     **made("labels", "checksums", "images"),
-    **{f"{value!r} images in a block": described(per_block=value) for value in (0, -1, 4, 2**60, "3", 3.0, True, None)},
+    **PER_BLOCK,
     "in other byte orders": hdf5(
         lambda file, key, array, outside: contiguous(file, key, array.astype(array.dtype.newbyteorder()), outside),
         "labels",
@@ -765,6 +771,7 @@ def sparse_single(root: Path, outside: Path, backend: str) -> None:
 
 NO_TREES: list[Any] = [[], {}, "x", 1, [1], [1, 2], [1, 2, 3, 4], 1.5, True]
 TREES = {
+    **PER_BLOCK,
     "no tree": Case(described(tree=...).tamper, harmless=True),  # its pages are walked instead
     **{f"tree is {value!r}": described(tree=value) for value in NO_TREES},
     "the tree's pages are no list": treed(lambda tree: [*tree[:2], 1]),
