@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import chain
 from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
@@ -54,12 +55,15 @@ class StoreBare(StoreMany):
     def call(self, root: str) -> None:
         os.mkdir(root)
         images, labels, backend = self.cell.images, self.cell.labels, self.cell.backend.BACKEND
-        self.told = backend.write_many(root, blocks(images, labels, backend.refusal))
+        stream = blocks(images, labels, backend.refusal)
+        first = next(stream)
+        self.told, self.per_block = backend.write_many(root, chain([first], stream)), len(first.labels)
 
     def check(self, result: None) -> None:
         image, (folder, name) = self.cell.images[0], os.path.split(self.root)
         form = {"count": len(self.cell.images), "shape": image.shape, "dtype": image.dtype.str}
-        many = self.cell.backend.BACKEND.open_all(Generation(folder, "", name, False, "", form | self.told), True)
+        told = form | {"per_block": self.per_block} | self.told
+        many = self.cell.backend.BACKEND.open_all(Generation(folder, "", name, False, "", told), True)
         must_equal(many.gather(np.arange(many.count)), self.cell.images, self.cell.labels)
 
 

@@ -28,11 +28,12 @@ alive. A checksum is no signature: run `imgstore.verify` on a store from a stran
 Errors are in `imgstore.errors`.
 """
 
+import os
 from types import ModuleType
 
 from imgstore import disk, hdf5, lmdb
-from imgstore._generations import Root, open_live
-from imgstore._store import Reader
+from imgstore._generations import Generation, Root, open_live
+from imgstore._store import Backend, Reader
 from imgstore.errors import StoreNotFoundError
 
 __all__ = ["BACKENDS", "Reader", "open_reader", "verify"]
@@ -42,17 +43,18 @@ BACKENDS: dict[str, ModuleType] = {"disk": disk, "lmdb": lmdb, "hdf5": hdf5}
 
 def open_reader(root: Root, *, verify: bool = True) -> Reader:
     """A reader of the store at `root`, whatever its backend. Raises StoreNotFoundError, CorruptStoreError."""
-    reader: Reader = _backend(root).open_reader(root, verify=verify)
-    return reader
+    return open_live(os.path.abspath(root), lambda found: Reader(_backend(found), found, verify))
 
 
 def verify(root: Root) -> None:
     """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
-    _backend(root).verify(root)
+    open_live(root, lambda found: _backend(found).verify_generation(found))
 
 
-def _backend(root: Root) -> ModuleType:
-    name = open_live(root, lambda generation: generation.backend)
+def _backend(generation: Generation) -> Backend:
+    name = generation.backend
     if name not in BACKENDS:
-        raise StoreNotFoundError(root, f"this is a store of {name}, which is not among {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+        known = ", ".join(BACKENDS)
+        raise StoreNotFoundError(generation.root, f"this is a store of {name}, which is not among {known}")
+    backend: Backend = BACKENDS[name].BACKEND
+    return backend

@@ -42,7 +42,7 @@ _LARGEST_CURRENT = 4096
 _LARGEST_DESCRIPTION = 1 << 30
 _GENERATION = re.compile(r"\d{6,18}-[0-9a-f]{6}")
 _CURRENT = re.compile(
-    rb"(imgstore 1 (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
+    rb"(imgstore 2 (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
     rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
 )
 
@@ -135,7 +135,7 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     if before := _live_name(root):
         _remove_generations(root, before)
     number = max((int(name.partition("-")[0]) for name in _generations(root)), default=0) + 1
-    name = f"{number:06d}-{secrets.token_hex(3)}"
+    name = f"{number % 10**18:06d}-{secrets.token_hex(3)}"
     path = os.path.join(root, name)
     try:
         with _opened(root) as file_system:  # before the first write: syncfs tells of its errors
@@ -223,6 +223,8 @@ def _is_current(root: str, status: os.stat_result) -> bool:
 
 def _entry(root: str, current: bytes) -> re.Match[bytes]:
     entry = _CURRENT.fullmatch(current)
+    if re.match(rb"imgstore (?!2 )\d+ ", current):
+        raise CorruptStoreError(f"{root}/CURRENT", "is of another version of the format, which is 2 here; store anew")
     if not entry or b"%016x" % checksum(entry[1]) != entry["checksum"]:
         raise CorruptStoreError(f"{root}/CURRENT", "does not match its own checksum")
     return entry
@@ -252,7 +254,7 @@ def _live_name(root: str) -> str | None:
 
 
 def _replace_current(root: str, backend: str, name: str, durable: bool, description: str) -> None:
-    line = f"imgstore 1 {backend} {name} {'synced' if durable else 'unsynced'} {description}"
+    line = f"imgstore 2 {backend} {name} {'synced' if durable else 'unsynced'} {description}"
     text = f"{line} {checksum(line.encode()):016x}\n".encode()
     path = os.path.join(root, "CURRENT")
     _replace_file(path, f"{path}.new", durable, lambda new: write_file(new, text))

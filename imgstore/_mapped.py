@@ -72,7 +72,7 @@ class Mapped(Many):
             if found != first:
                 raise self.fault("the blocks do not follow one another", first)
             last = first + len(mapped)
-            read = Block(first, np.empty_like(mapped) if images is None else images[first:last], labels.copy())
+            read = Block(first, _room(mapped) if images is None else images[first:last], labels.copy())
             self.copy(mapped, read.images)
             if self.verify and block_checksum(read, checksums) != checksum:
                 raise self.fault(f"the block of {len(mapped)} images does not match its checksum", first)
@@ -86,6 +86,11 @@ class Mapped(Many):
 
     def fault(self, message: str, image_id: int) -> CorruptStoreError:
         return CorruptStoreError(self.path, message, image_id)
+
+
+def _room(images: Array) -> Array:
+    """An array for a block; where it is one image, that is what owns the memory."""
+    return np.empty_like(images[0])[np.newaxis] if len(images) == 1 else np.empty_like(images)
 
 
 def checksums_of(block: Block) -> tuple[Checksums, int]:

@@ -197,14 +197,15 @@ class Backend(ABC):
 
     def verify(self, root: Root) -> None:
         """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
-        open_live(root, lambda generation: self._verify(self._own(generation)))
+        open_live(root, lambda generation: self.verify_generation(self._own(generation)))
 
     def open_all(self, generation: Generation, verify: bool) -> Many:
         """`open_many` of what DESCRIPTION tells, whose numbers are checked here."""
         entry = generation.description
         count, per_block = numbers = entry.get("count"), entry.get("per_block", 0)
         form = form_of(entry.get("shape"), entry.get("dtype"))
-        if any(type(number) is not int or number < 0 for number in numbers) or bool(form) != bool(per_block):
+        sound = all(type(number) is int and number >= 0 for number in numbers)
+        if not sound or per_block > count or bool(form) != bool(per_block):
             raise CorruptStoreError(generation.path("DESCRIPTION"), "describes no images that could be stored")
         return self.open_many(generation, Contents(count, form, per_block), verify) if count else Many()
 
@@ -236,7 +237,8 @@ class Backend(ABC):
             raise ImageNotFoundError(image_id, generation.root)
         return many.read(image_id)
 
-    def _verify(self, generation: Generation) -> None:
+    def verify_generation(self, generation: Generation) -> None:
+        """Read everything in it and check it."""
         self.verify_many(generation)
         for image_id in generation.singles(self.suffix):
             self.read_stored_singly(generation.path(single_name(image_id, self.suffix)), image_id, True)
@@ -268,7 +270,10 @@ class Reader(Sequence[Pair]):
         return np.concatenate([np.arange(self._open().count), self._added])
 
     def read_many(self, image_ids: Iterable[int] | None = None) -> tuple[Array | list[Array], Labels]:
-        """As `read_many` of the backend, from the open store."""
+        """As `read_many` of the backend, from the open store.
+
+        For None whole blocks are read and checked, so damage of an image that a single replaced is found, too.
+        """
         many = self._open()
         lazy = isinstance(image_ids, Iterable) and not hasattr(image_ids, "__len__")
         ids = self.ids if image_ids is None else checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
@@ -278,16 +283,17 @@ class Reader(Sequence[Pair]):
         singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
         forms = {(image.shape, image.dtype) for image, _ in singles.values()}
         if not many.form or not len(ids) or forms - {many.form}:
-            pairs = (singles.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist()))
-            return _stacked(list(pairs))
+            known = singles if image_ids is not None else dict(enumerate(_pairs(many))) | singles
+            return _stacked([known.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist())])
         if not singles and image_ids is not None:
             return many.gather(ids)
         images, labels = np.empty((len(ids), *many.form[0]), many.form[1]), np.empty(len(ids), np.int64)
-        if image_ids is None:
+        rest = ~single
+        if image_ids is None and rest.any():
             for first, _, read in many.read_blocks(images):
                 labels[first : first + len(read)] = read
-        elif not single.all():
-            images[~single], labels[~single] = many.gather(ids[~single])
+        elif rest.any():
+            images[rest], labels[rest] = many.gather(ids[rest])
         for row, (image, label) in singles.items():
             images[row], labels[row] = image, label
         return images, labels
@@ -354,6 +360,13 @@ def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Lab
         return Reader(backend, generation, verify, singles)
 
     return open_live(root, reopen)
+
+
+def _pairs(many: Many) -> Iterator[Pair]:
+    """All of them, each in memory of its own, as that of a block of one is already."""
+    for _, images, labels in many.read_blocks():
+        owned = [images.base] if len(images) == 1 else [image.copy() for image in images]
+        yield from zip(owned, labels.tolist(), strict=True)
 
 
 def _stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:

@@ -143,6 +143,8 @@ def _read_png(path: str, image_id: int, verify: bool) -> Pair:
     data = read_file(path, _LARGEST_FILE)
     try:
         image, label, digest = _read_plain_png(data, image_id) or _decoded(data, image_id)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many kinds for forged chunks
         raise CorruptStoreError(path, f"is not the PNG that was stored: {error}", image_id) from None
     if verify and image_checksum(image, image_id, label) != digest:

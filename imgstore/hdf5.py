@@ -15,11 +15,13 @@ until the end. `libver="latest"`, because its metadata carries checksums. A cont
 
 import atexit
 import bisect
+import contextlib
 import errno
 import functools
 import io
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +35,7 @@ from imgstore._generations import Generation, descriptor_path, open_file
 from imgstore._images import Array, Block, Labels, form_of, image_bytes
 from imgstore._mapped import SINGLE, Mapped, View, checksums_of
 from imgstore._store import Backend, Contents, Many, Pair
-from imgstore.errors import CorruptStoreError
+from imgstore.errors import CorruptStoreError, ReaderClosedError
 
 _MANY = "images.h5"
 _BLOCK_FIELDS = 6
@@ -47,8 +49,22 @@ _EXPECTED = {  # dimensions and dtype
 }
 _Dataset = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
 
-# A thread that is stopped at exit inside h5py would hold its lock for ever, and the process would hang on it.
-atexit.register(phil.acquire)
+_ending = threading.Event()
+
+
+@atexit.register
+def _end() -> None:
+    with phil:
+        _ending.set()
+
+
+@contextlib.contextmanager
+def _inside_h5py() -> Iterator[None]:
+    """No other thread is. Where one was stopped at exit, the process would wait for h5py's lock for ever."""
+    with phil:
+        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+            raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
+        yield
 
 
 class _Hdf5(Backend):
@@ -185,7 +201,7 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
 def _layout(*datasets: _Dataset) -> tuple[list[tuple[int, bytes]], list[int], int]:
     """What HDF5 writes of a new file with these, as (offset, bytes); the offset of each; the size of the file."""
     layout = _MetadataOnly()
-    with h5py.File(layout, "w", **_LAYOUT) as file:
+    with _inside_h5py(), h5py.File(layout, "w", **_LAYOUT) as file:
         offsets = [_create(file, *dataset) for dataset in datasets]
     return layout.writes, offsets, layout.size
 
@@ -212,11 +228,14 @@ def _datasets(path: str, descriptor: int, names: tuple[bytes, ...]) -> tuple[Arr
     """The mapped file, and these datasets in it. Raises CorruptStoreError for anything else."""
     try:
         memory = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
-        file = h5py.h5f.open(descriptor_path(descriptor).encode(), h5py.h5f.ACC_RDONLY, _access())
-        try:
-            return memory, [_view(file, name, memory) for name in names]
-        finally:
-            file.close()
+        with _inside_h5py():
+            file = h5py.h5f.open(descriptor_path(descriptor).encode(), h5py.h5f.ACC_RDONLY, _access())
+            try:
+                return memory, [_view(file, name, memory) for name in names]
+            finally:
+                file.close()
+    except ReaderClosedError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise

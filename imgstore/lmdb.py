@@ -49,6 +49,7 @@ _PAGE_HEADER, _BRANCH = 16, 1
 _META = struct.Struct("<40xI84xQ8xQ")  # page size, root, transaction
 
 # py-lmdb waits in a forked child for calls that other threads had under way, so none may be at a fork.
+# Not reentrant: a signal handler that reads while its thread does would wait for itself.
 _calls = threading.Lock()
 os.register_at_fork(before=_calls.acquire, after_in_parent=_calls.release, after_in_child=_calls.release)
 # LMDB refuses to open a file twice in a process: readers share an environment, here with its users.
@@ -70,7 +71,7 @@ class _Lmdb(Backend):
         _write(path, blocks)
         with open(path, "rb") as file:
             pages = _tree_pages(file.fileno())
-            return {"tree": [os.path.getsize(path), _pages_checksum(file.fileno(), pages), pages]}
+            return {"tree": [os.path.getsize(path), _pages_checksum(file.fileno(), pages, _PAGE), pages, _PAGE]}
 
     def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
         return _Environment(generation.path(_MANY), 0, contents, verify, generation.description.get("tree"))
@@ -263,20 +264,23 @@ def _check_offline(path: str, descriptor: int, status: os.stat_result) -> None:
 
 
 def _is_tree(tree: object, descriptor: int, size: int) -> bool:
-    """Whether the file is the one of which DESCRIPTION keeps size, checksum and numbers of pages."""
-    if not isinstance(tree, list) or len(tree) != 3 or tree[0] != size or not isinstance(tree[2], list):
+    """Whether the file is the one of which DESCRIPTION keeps size, checksum, numbers and size of pages."""
+    if not isinstance(tree, list) or len(tree) != 4 or tree[0] != size or not isinstance(tree[2], list):
         return False
-    last = size // _PAGE
+    page_size = tree[3]  # of the machine that wrote it
+    if type(page_size) is not int or not 512 <= page_size <= 65536:
+        return False
+    last = size // page_size
     whole = all(type(page) is int and 0 <= page < last for page in tree[2])
-    return whole and len(tree[2]) <= last and _pages_checksum(descriptor, tree[2]) == tree[1]
+    return whole and len(tree[2]) <= last and _pages_checksum(descriptor, tree[2], page_size) == tree[1]
 
 
-def _pages_checksum(descriptor: int, pages: list[int]) -> int:
-    return checksum(b"".join(_page(descriptor, page) for page in pages))
+def _pages_checksum(descriptor: int, pages: list[int], page_size: int) -> int:
+    return checksum(b"".join(_page(descriptor, page, page_size) for page in pages))
 
 
-def _page(descriptor: int, number: int) -> bytes:
-    return os.pread(descriptor, _PAGE, number * _PAGE)
+def _page(descriptor: int, number: int, page_size: int = _PAGE) -> bytes:
+    return os.pread(descriptor, page_size, number * page_size)
 
 
 def _tree_pages(descriptor: int) -> list[int]:

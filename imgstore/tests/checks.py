@@ -49,7 +49,7 @@ def files(root: Path) -> dict[str, bytes | None]:
 
 
 def current(root: Path) -> list[str]:
-    """The words of CURRENT: imgstore, 1, backend, generation, synced or unsynced, checksums."""
+    """The words of CURRENT: imgstore, 2, backend, generation, synced or unsynced, checksums."""
     return (root / "CURRENT").read_text().split()
 
 

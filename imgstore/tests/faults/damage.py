@@ -332,7 +332,7 @@ def reseal_tree(root: Path) -> None:
     entries, data = json.loads(path.read_bytes()), (generation_of(root) / "images.mdb").read_bytes()
     pages = entries["tree"][2]
     checksum = xxhash.xxh3_64_intdigest(b"".join(data[page * PAGE : (page + 1) * PAGE] for page in pages))
-    reseal(root, json.dumps(entries | {"tree": [len(data), checksum, pages]}).encode())
+    reseal(root, json.dumps(entries | {"tree": [len(data), checksum, pages, PAGE]}).encode())
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

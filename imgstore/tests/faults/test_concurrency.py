@@ -503,20 +503,36 @@ def forked(reader: Reader, root: Path) -> int:
 
 EXITS = """
 import atexit, sys, threading, time
-atexit.register(time.sleep, 0.1)  # the last to run: the thread goes on when others have let go of what they hold
+atexit.register(lambda: {})  # the last to run: the thread goes on when others have let go of what they hold
 from imgstore import open_reader
-reader = open_reader(sys.argv[1])
+reader, ends = open_reader(sys.argv[1]), threading.Event()
 def read():
-    while True:
+    while not ends.is_set():
         list(reader)
-threading.Thread(target=read, daemon=True).start()
+thread = threading.Thread(target=read, daemon=True)
+thread.start()
 time.sleep(0.05)
 """
 
 
-def test_process_ends_while_a_thread_reads(reader: Reader, tmp_path: Path) -> None:
+@pytest.mark.parametrize("handler", ["time.sleep(0.1)", "(ends.set(), thread.join())"])
+def test_process_ends_while_a_thread_reads(reader: Reader, handler: str, tmp_path: Path) -> None:
     for _ in range(EXITING):
-        subprocess.run([sys.executable, "-c", EXITS, tmp_path / "store"], check=True, timeout=HANGS)
+        command = [sys.executable, "-c", EXITS.format(handler), str(tmp_path / "store")]
+        subprocess.run(command, check=True, timeout=HANGS, capture_output=True)
+
+
+@pytest.mark.parametrize("verb", [imgstore.open_reader, imgstore.verify])
+def test_another_backend_at_a_line(verb: Callable[[Path], Any], random: np.random.Generator, tmp_path: Path) -> None:
+    root, before, after = tmp_path / "store", imgstore.BACKENDS["hdf5"], imgstore.BACKENDS["lmdb"]
+    before.store_many(root, *Version(0).many(), durable=False)
+    with Interruption(sys.maxsize, collect) as interruption:
+        verb(root)
+    for line in random.choice(interruption.passed, LINES, replace=False) + 1:
+        before.store_many(root, *Version(0).many(), durable=False)
+        with Interruption(line, partial(after.store_many, root, *Version(1).many(), durable=False)):
+            verb(root)
+        assert state_of(root) == Version(1).state(())
 
 
 def test_opened_by_many_threads_at_once(backend: ModuleType, is_long: bool, tmp_path: Path) -> None:

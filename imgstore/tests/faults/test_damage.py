@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import imgstore
+from imgstore import lmdb
 from imgstore._checksums import image_checksum
 from imgstore.errors import CorruptStoreError, StoreNotFoundError
-from imgstore.tests.checks import Record, record
+from imgstore.tests.checks import Record, record, records
 from imgstore.tests.faults import damage
 from imgstore.tests.faults.changes import OURS, Store
 from imgstore.tests.faults.damage import CURRENT, READ, REFUSED, Attempt, Changes, Files, Pair, Places, Read, Sample
@@ -202,6 +203,37 @@ def swapped(data: bytes, parts: list[tuple[bytes, int]]) -> bytes:
     (one, one_sum), (other, other_sum) = ((part, checksum.to_bytes(8, "little")) for part, checksum in parts)
     places = {one: other, other: one, one_sum: other_sum, other_sum: one_sum}
     return re.sub(b"|".join(map(re.escape, places)), lambda found: places[found[0]], data, flags=re.DOTALL)
+
+
+def test_a_shortage_of_memory_is_no_damage(backend: Any, tmp_path: Path) -> None:
+    image = np.zeros((4000, 4000, 3), np.uint8)
+    backend.store_many(tmp_path, [image], [1], durable=False)
+    with damage.limited_memory(image.nbytes // 2), pytest.raises((MemoryError, OSError)) as raised:
+        backend.read_single(tmp_path, 0)
+    assert not isinstance(raised.value, CorruptStoreError)
+    assert record(*backend.read_single(tmp_path, 0)) == record(image, 1)
+
+
+def test_pages_of_another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """LMDB makes pages as large as those of the machine."""
+    images = [damage.image(number, 0) for number in range(3)]
+    lmdb.store_many(tmp_path, images, [1, 2, 3], durable=False)
+    monkeypatch.setattr(lmdb, "_PAGE", 4 * damage.PAGE)
+    imgstore.verify(tmp_path)
+    assert records(*lmdb.read_many(tmp_path)) == records(images, [1, 2, 3])
+
+
+def test_another_version_of_the_format(backend: Any, tmp_path: Path) -> None:
+    backend.store_many(tmp_path, [damage.image(1, 0)], [1], durable=False)
+    damage.reseal(tmp_path, version="1")
+    with pytest.raises(CorruptStoreError, match="another version"):
+        imgstore.open_reader(tmp_path)
+
+
+def test_a_folder_with_the_largest_number(backend: Any, tmp_path: Path) -> None:
+    (tmp_path / "999999999999999999-aaaaaa").mkdir()
+    backend.store_many(tmp_path, [damage.image(1, 0)], [1], durable=False)
+    assert records(*backend.read_many(tmp_path)) == records([damage.image(1, 0)], [1])
 
 
 def test_a_new_single_whose_file_is_gone_is_unknown(backend: Any, tmp_path: Path) -> None:

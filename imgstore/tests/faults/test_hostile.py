@@ -86,10 +86,10 @@ CURRENTS = {
     "CURRENT tells of another backend": Case(other_backend, (CorruptStoreError, StoreNotFoundError)),
     "CURRENT tells of no backend known": Case(current(backend="zip").tamper, (StoreNotFoundError,)),
     "CURRENT tells of a module": current(backend="os.path"),
-    "CURRENT tells of another version": current(version="2"),
+    "CURRENT tells of another version": current(version="3"),
     "CURRENT is empty": current_text(b""),
-    "CURRENT has 10 MB": current_text(b"imgstore 1 " * 1_000_000),
-    "CURRENT has 4 KiB of digits": current_text(b"imgstore 1 disk " + b"1" * 4000),
+    "CURRENT has 10 MB": current_text(b"imgstore 2 " * 1_000_000),
+    "CURRENT has 4 KiB of digits": current_text(b"imgstore 2 disk " + b"1" * 4000),
     "CURRENT is zeros": current_text(bytes(100)),
 }
 
@@ -167,7 +167,8 @@ DESCRIPTIONS = {
 
 # of a backend that has blocks
 PER_BLOCK = {
-    f"{value!r} images in a block": described(per_block=value) for value in (0, -1, 4, 2**60, "3", 3.0, True, None)
+    f"{value!r} images in a block": described(per_block=value)
+    for value in (0, -1, 4, 13, 2**60, 2**64, "3", 3.0, True, None)
 }
 
 
@@ -740,6 +741,10 @@ def sub_databases(depth: int) -> bytes:
     return meta(0) + meta(1) + b"".join(map(leaf, range(2, depth + 2)))
 
 
+def pages_of(size: Any) -> Case:
+    return treed(lambda tree: [*tree[:3], size])
+
+
 def treed(change: Callable[[list[Any]], Any]) -> Case:
     """DESCRIPTION's size, checksum and pages of the tree, changed."""
 
@@ -769,19 +774,20 @@ def sparse_single(root: Path, outside: Path, backend: str) -> None:
     os.truncate(path, size)
 
 
-NO_TREES: list[Any] = [[], {}, "x", 1, [1], [1, 2], [1, 2, 3, 4], 1.5, True]
+NO_TREES: list[Any] = [[], {}, "x", 1, [1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5], 1.5, True]
 TREES = {
     **PER_BLOCK,
     "no tree": Case(described(tree=...).tamper, harmless=True),  # its pages are walked instead
     **{f"tree is {value!r}": described(tree=value) for value in NO_TREES},
-    "the tree's pages are no list": treed(lambda tree: [*tree[:2], 1]),
-    "a page of the tree is a string": treed(lambda tree: [*tree[:2], ["a"]]),
-    "a page of the tree is a fraction": treed(lambda tree: [*tree[:2], [1.5]]),
-    "a page of the tree is a list": treed(lambda tree: [*tree[:2], [[0]]]),
-    "a page of the tree is -1": treed(lambda tree: [*tree[:2], [-1]]),
-    "a page of the tree is 2**60": treed(lambda tree: [*tree[:2], [2**60]]),
-    "a page of the tree is 2**70": treed(lambda tree: [*tree[:2], [2**70]]),
-    "the tree has a page 300,000 times": treed(lambda tree: [*tree[:2], [0] * 300_000]),
+    "the tree's pages are no list": treed(lambda tree: [*tree[:2], 1, PAGE]),
+    "a page of the tree is a string": treed(lambda tree: [*tree[:2], ["a"], PAGE]),
+    "a page of the tree is a fraction": treed(lambda tree: [*tree[:2], [1.5], PAGE]),
+    "a page of the tree is a list": treed(lambda tree: [*tree[:2], [[0]], PAGE]),
+    "a page of the tree is -1": treed(lambda tree: [*tree[:2], [-1], PAGE]),
+    "a page of the tree is 2**60": treed(lambda tree: [*tree[:2], [2**60], PAGE]),
+    "a page of the tree is 2**70": treed(lambda tree: [*tree[:2], [2**70], PAGE]),
+    **{f"the tree's pages have {value!r} bytes": pages_of(value) for value in (0, -1, PAGE // 2, 2**40, "4096", None)},
+    "the tree has a page 300,000 times": treed(lambda tree: [*tree[:2], [0] * 300_000, PAGE]),
     "1,500 databases in one another": Case(partial(edited, lambda data: sub_databases(1500))),
     "a single of 1 TiB, most of it a hole": Case(sparse_single),
     "blocks that overlap": Case(partial(edited, overlapping, single=False)),
