@@ -179,7 +179,7 @@ def _told(text: bytes, image_id: int) -> tuple[Form, int, int]:
 @functools.lru_cache(maxsize=256)
 def _form(shape: bytes, dtype: bytes) -> Form:
     form = form_of(tuple(map(int, shape.split(b"x"))), dtype.decode())
-    if not form:
+    if not form or form[0][0] * form[0][1] > _LARGEST_PIXELS:
         raise ValueError("its text tells no shape and dtype of an image")
     return form
 
