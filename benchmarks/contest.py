@@ -11,6 +11,7 @@ import pickle
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -95,6 +96,7 @@ class Contest:
     floors: dict[Key, list[float]] = field(default_factory=dict)
     times: dict[Key, list[list[tuple[float, float]]]] = field(default_factory=dict)
     pairs: int = 0
+    started: Counter[Trees] = field(default_factory=Counter)
     plans: dict[Key, tuple[int, int]] = field(default_factory=dict)
     random: Random = field(default_factory=Random)
 
@@ -171,8 +173,9 @@ class Contest:
         self.pairs += 1
 
     def _workers(self, trees: Trees, top: str) -> list[Worker]:
-        """One for each side; from pair to pair they swap folders, and who is started first."""
-        swapped, seed = self.pairs % 2, self.random.randrange(2**32)
+        """One for each side; from pair to pair of these trees they swap folders, and who is started first."""
+        swapped, seed = self.started[trees] % 2, self.random.randrange(2**32)
+        self.started[trees] += 1
         workers: dict[int, Worker] = {}
         for side in (swapped, 1 - swapped):
             folder = os.path.join(top, str(side ^ swapped))

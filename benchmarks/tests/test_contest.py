@@ -193,6 +193,29 @@ def test_a_pair_is_two_fresh_processes_that_swap_folders_and_share_a_hash_seed(t
     assert len({one[2] for one, _ in pairs}) == len(pairs)
 
 
+def test_fresh_pairs_and_controls_swap_folders_each_by_themselves(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, now, folders = Simulated.ask, [NEW], dict[str, dict[tuple[str, int], str]]()
+
+    @contextmanager
+    def turn(side: int) -> Iterator[None]:
+        now[0] = side
+        yield
+
+    def ask(self: Simulated, request: str, *arguments: Any) -> Any:
+        if request == "round":
+            top, folder = os.path.split(self.folder)
+            folders.setdefault(top, {})[self.tree, now[0]] = folder
+        return genuine(self, request, *arguments)
+
+    monkeypatch.setattr(Simulated, "ask", ask)
+    world.factor = lambda tree, key: 1.1 if tree == "new" and key == KEYS[1] else 1.0
+    made(tmp_path, turn=turn).run(KEYS)
+    for tree, pairs in (("new", contest.SCREENING_PAIRS + contest.MOST_PAIRS), ("ref", contest.MOST_PAIRS // 2)):
+        assert "".join(sides.get((tree, NEW), "") for sides in folders.values()) == pairs // 2 * "01"
+
+
 def test_the_sides_take_turns_in_any_order(tmp_path: Path, world: World) -> None:
     made(tmp_path).run(KEYS)
     rounds = [tree for tree, request, *_ in world.asked if request == "round"]
