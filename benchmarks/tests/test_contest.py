@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -217,7 +218,9 @@ def test_fresh_pairs_and_controls_swap_folders_each_by_themselves(
 
 
 def test_the_sides_take_turns_in_any_order(tmp_path: Path, world: World) -> None:
-    made(tmp_path).run(KEYS)
+    made(tmp_path, random=Random(0)).run(KEYS)
+    opens = [tree for tree, request, *_ in world.asked if request == "open"]
+    assert set(zip(opens[::2], opens[1::2], strict=True)) == {("new", "ref"), ("ref", "new")}
     rounds = [tree for tree, request, *_ in world.asked if request == "round"]
     turns = list(zip(rounds[::2], rounds[1::2], strict=True))
     assert set(turns) == {("new", "ref"), ("ref", "new")}
@@ -237,6 +240,18 @@ def test_the_budget_ends_it(tmp_path: Path, world: World) -> None:
     judge = made(tmp_path, budget=1e-9)
     rows = judge.run(KEYS)
     assert {row.reason for row in rows.values()} == {"too little time for two pairs"} and not world.asked
+
+
+@pytest.mark.parametrize(("seconds", "pairs"), [(1, 4), (3, 3), (6, 2)])
+def test_half_the_budget_screens_and_two_pairs_in_any_case(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, pairs: int
+) -> None:
+    """Of a minute, where each of four cells takes so long."""
+    now = [0.0]
+    monkeypatch.setattr(contest, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    judge = made(tmp_path, progress=lambda *_: now.append(now.pop() + seconds))
+    judge.run(KEYS)
+    assert {len(series.screened) for series in judge.cells.values()} == {pairs}
 
 
 def test_progress_tells_cell_pairs_and_time(tmp_path: Path, world: World) -> None:
@@ -279,7 +294,7 @@ def change(tree: Path, text: str, module: str = "disk.py") -> None:
 
 
 def test_a_worker_measures_the_package_of_its_tree(tree: Path, source: str, tmp_path: Path) -> None:
-    change(tree, f"open({str(tmp_path / 'imported')!r}, 'w').write(f'{{__file__}} {{hash(0.5)}} {{hash(str())}}')")
+    change(tree, f"open({str(tmp_path / 'imported')!r}, 'w').write(__file__)")
     with process(tree, source) as started:
         for operation in OPERATIONS:
             started.ask("open", operation, 10, "disk")
@@ -287,7 +302,16 @@ def test_a_worker_measures_the_package_of_its_tree(tree: Path, source: str, tmp_
             assert 0 < seconds <= whole
             assert started.ask("round", 3) > 0
             assert started.ask("close") is None
-    assert (tmp_path / "imported").read_text(encoding="utf-8").split()[0] == str(tree / "imgstore" / "disk.py")
+    assert (tmp_path / "imported").read_text(encoding="utf-8") == str(tree / "imgstore" / "disk.py")
+
+
+def test_hashes_fall_as_the_seed_says(tree: Path, source: str, tmp_path: Path) -> None:
+    change(tree, f"with open({str(tmp_path / 'hashes')!r}, 'a') as file:\n    print(hash('a'), file=file)\n")
+    for seed in (7, 7, 8):
+        with process(tree, source, seed=seed) as started:
+            started.ask("open", "read_one", 10, "disk")
+    one, same, another = (tmp_path / "hashes").read_text(encoding="ascii").split()
+    assert one == same != another
 
 
 @pytest.mark.parametrize(
