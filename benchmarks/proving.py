@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import imgstore
-from benchmarks import contest, verdicts, worker
+from benchmarks import contest, floor, verdicts, worker, workloads
 from benchmarks.contest import NEW, REF, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
 from benchmarks.verdicts import FASTER, NOT_COMPARABLE, SLOWER, Verdict, wilson
@@ -112,9 +113,9 @@ def prove(path: Path, budget: float, most: int, show: Callable[[str], None]) -> 
 
 
 def fingerprint() -> str:
-    """Of what decides, so that the results of two gates are never counted together."""
+    """Of what measures, plants and decides, so that the results of two gates are never counted together."""
     digest = hashlib.sha256()
-    for module in (contest, verdicts, worker):
+    for module in (contest, floor, verdicts, worker, workloads, sys.modules[__name__]):
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """Tests of the proving: what is planted, how verdicts are counted, and that it goes on where it stopped."""
 
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import gate, proving
+from benchmarks import contest, floor, gate, proving, verdicts, worker, workloads
 from benchmarks.contest import NEW, REF, Key
 from benchmarks.proving import CELLS, KINDS, Kind, busy, one_after_the_other, planted_trees, prove, run, table
 from benchmarks.verdicts import SAME, SLOWER, Row
@@ -158,6 +159,13 @@ def test_results_of_another_gate_or_budget_are_not_mixed_in(
     with pytest.raises(ValueError, match="another gate or with another budget"):
         prove(path, 60.0, 1, print)
     assert not told
+
+
+@pytest.mark.parametrize("module", [contest, floor, proving, verdicts, worker, workloads])
+def test_another_gate_is_any_other_text(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, genuine = proving.fingerprint(), inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda other: genuine(other) + "#" * (other is module))
+    assert proving.fingerprint() != before
 
 
 def test_the_command_says_how_to_go_on(
