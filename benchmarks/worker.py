@@ -3,12 +3,14 @@
 `Worker` starts one and asks it; `python -m benchmarks.worker` answers, a line of JSON for each line of JSON.
 """
 
+import contextlib
 import importlib
 import json
 import math
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -90,7 +92,8 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # with what it forked, which would hold the pipe
         self.process.communicate()
 
 

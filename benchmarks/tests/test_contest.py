@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -358,6 +359,14 @@ def test_a_process_that_hangs_is_given_up(tree: Path, source: str) -> None:
     change(tree, "\nimport time\n\n\ndef open_reader(*_, **__):\n    time.sleep(60)\n")
     with process(tree, source, patience=1.0) as started, pytest.raises(WorkerGoneError, match="no answer within 1 s"):
         started.ask("open", "read_one", 10, "disk")
+
+
+def test_what_a_process_forked_ends_with_it(tree: Path, source: str) -> None:
+    change(tree, "\nimport os\nimport time\n\n\ndef open_reader(*_, **__):\n    os.fork()\n    time.sleep(60)\n")
+    start = time.monotonic()
+    with process(tree, source, patience=2.0) as started, pytest.raises(WorkerGoneError):
+        started.ask("open", "read_one", 10, "disk")
+    assert time.monotonic() - start < PATIENCE
 
 
 def test_a_worker_ends_with_the_one_that_asks(tree: Path, source: str) -> None:
