@@ -142,6 +142,8 @@ def sentence(outcome: Outcome) -> str:
         text = f"Slower than {name}: {', '.join(f'{key} by {percent(change.mean)[1:]}%' for key, change in slower)}"
     elif counts.get(NOT_COMPARABLE) == total:
         text = f"Nothing can be compared with {name}"
+    elif not {SAME, FASTER} & counts.keys():
+        text = f"Nothing could be shown against {name} in the time"
     else:
         text = f"No slowdown against {name} was found"
     unknown = (verdict for verdict in (INCONCLUSIVE, NOT_COMPARABLE) if verdict in counts)

@@ -315,6 +315,12 @@ def outcome(*keys: Key, differ: bool = False) -> Outcome:
         (CELLS[:2], "Slower than main: read_many[100-disk] by 22.1%."),
         (CELLS[1:3], "No slowdown against main was found."),
         (CELLS[1:], "No slowdown against main was found (1 of 4 cells inconclusive, 1 of 4 cells not comparable)."),
+        (CELLS[2:5:2], "No slowdown against main was found (1 of 2 cells inconclusive)."),
+        (CELLS[4:], "Nothing could be shown against main in the time (1 of 1 cells inconclusive)."),
+        (
+            CELLS[3:],
+            "Nothing could be shown against main in the time (1 of 2 cells inconclusive, 1 of 2 cells not comparable).",
+        ),
         (CELLS[3:4], "Nothing can be compared with main (1 of 1 cells not comparable)."),
     ],
 )
