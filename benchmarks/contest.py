@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from random import Random
 from statistics import median
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from benchmarks.images import Source
 from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed, settled, strength
-from benchmarks.worker import FLOOR, CannotRunError, Worker, WorkerGoneError
+from benchmarks.worker import FLOOR, CannotRunError, OutOfTimeError, Worker, WorkerGoneError
 from benchmarks.workloads import ReadMany, StoreSingle, Terms
 
 PACKAGE = "imgstore"
@@ -31,6 +31,7 @@ ROUND_SECONDS = 0.01
 SCREENING_ROUNDS, CONFIRMING_ROUNDS, FEWEST_ROUNDS = 10, 24, 3
 CELL_SECONDS = 1.0  # of a pair, beyond which a cell gets fewer rounds
 SCREENING_PAIRS, SCREENING_SHARE = 4, 0.5
+SPARE_SECONDS = 5.0  # beyond the budget, for the cell that is being measured
 MOST_PAIRS = 24  # that confirm
 MOST_AT_ONCE = 6  # cells, so that the time goes to what looks changed most
 PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
@@ -154,7 +155,7 @@ class Contest:
         self, trees: Trees, keys: Sequence[Key], into: Callable[[Key], list[float]], rounds: int = CONFIRMING_ROUNDS
     ) -> None:
         """Append a log-ratio for each cell; a cell that a side cannot run is struck off with its reason."""
-        with tempfile.TemporaryDirectory(dir=self.directory) as top, ExitStack() as stack:
+        with tempfile.TemporaryDirectory(dir=self.directory) as top, ExitStack() as stack, suppress(OutOfTimeError):
             workers = [stack.enter_context(worker) for worker in self._workers(trees, top)]
             for key in self.random.sample(keys, len(keys)):
                 if not self.left():
@@ -170,7 +171,7 @@ class Contest:
                     continue
                 into(key).append(median(math.log(new / ref) for new, ref in times))
                 self.times.setdefault(key, []).append(times)
-        self.pairs += 1
+            self.pairs += 1
 
     def _workers(self, trees: Trees, top: str) -> list[Worker]:
         """One for each side; from pair to pair of these trees they swap folders, and who is started first."""
@@ -180,7 +181,8 @@ class Contest:
         for side in (swapped, 1 - swapped):
             folder = os.path.join(top, str(side ^ swapped))
             name = SIDES[REF] if trees[side] == self.trees.ref else SIDES[NEW]
-            workers[side] = Worker(name, trees[side], folder, self.images, self.terms, seed, self.budget)
+            deadline = self.end + SPARE_SECONDS
+            workers[side] = Worker(name, trees[side], folder, self.images, self.terms, seed, deadline)
         return [workers[NEW], workers[REF]]
 
     def _rounds(self, workers: Sequence[Worker], key: Key, rounds: int) -> list[tuple[float, float]]:

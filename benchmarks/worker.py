@@ -34,6 +34,7 @@ from benchmarks.workloads import (
 
 ROOT = Path(__file__).parents[1]
 FLOOR = "floor"
+ANSWER_SECONDS = 60.0  # beyond which a call hangs
 SLICE = 1000
 PILOT_ROUNDS = 3
 
@@ -46,16 +47,21 @@ class WorkerGoneError(CannotRunError):
     """And its process is gone, or no longer answers."""
 
 
+class OutOfTimeError(Exception):
+    """The deadline has passed, which says nothing about a side."""
+
+
 class Worker:
     """A fresh process with the package `imgstore` that lies in `tree`, its stores below `folder`.
 
-    name: whose side it is, for errors. source: a file with the pickled images. patience: seconds for an answer.
+    name: whose side it is, for errors. source: a file with the pickled images. deadline: when to wait no longer, as
+    `time.monotonic` counts.
     """
 
     def __init__(
-        self, name: str, tree: str, folder: str, source: str, terms: Terms, hash_seed: int, patience: float
+        self, name: str, tree: str, folder: str, source: str, terms: Terms, hash_seed: int, deadline: float
     ) -> None:
-        self.name, self.folder, self.patience = name, folder, patience
+        self.name, self.folder, self.deadline = name, folder, deadline
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", tree, folder, source, json.dumps(asdict(terms))],
             cwd=ROOT,
@@ -67,15 +73,18 @@ class Worker:
         )
 
     def ask(self, request: str, *arguments: Any) -> Any:
-        """Have a method of `Bench` called. Raises CannotRunError with what went wrong there."""
+        """Have a method of `Bench` called. Raises CannotRunError with what went wrong there, or OutOfTimeError."""
         assert self.process.stdin and self.process.stdout
         try:
             self.process.stdin.write(json.dumps([request, *arguments]).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             raise self._gone() from None
-        if not select.select([self.process.stdout], [], [], self.patience)[0]:
-            raise WorkerGoneError(f"{self.name}: no answer within {self.patience:.0f} s")
+        left = max(0.0, self.deadline - time.monotonic())
+        if not select.select([self.process.stdout], [], [], min(left, ANSWER_SECONDS))[0]:
+            if left < ANSWER_SECONDS:
+                raise OutOfTimeError
+            raise WorkerGoneError(f"{self.name}: no answer within {ANSWER_SECONDS:.0f} s")
         answer = json.loads(self.process.stdout.readline() or "null")
         if answer is None:
             raise self._gone()
@@ -84,7 +93,7 @@ class Worker:
         return answer["result"]
 
     def _gone(self) -> WorkerGoneError:
-        status = self.process.wait(self.patience)
+        status = self.process.wait(ANSWER_SECONDS)
         ending = f"signal {-status}" if status < 0 else f"status {status}"
         return WorkerGoneError(f"{self.name}: its process ended with {ending}")
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import imgstore
-from benchmarks import contest
+from benchmarks import contest, worker
 from benchmarks.contest import NEW, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER
-from benchmarks.worker import SLICE, Bench, CannotRunError, ReadSlice, Worker, WorkerGoneError
+from benchmarks.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
 from benchmarks.workloads import OPERATIONS, StoreMany, Terms, WrongResultError
 
 SOURCE = synthetic(10)
@@ -50,6 +50,7 @@ class World:
     spread: float = 0.01
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     started: list[tuple[str, str, int]] = field(default_factory=list)
+    deadlines: set[float] = field(default_factory=set)
     busy: float = 1.0
     random: Random = field(default_factory=lambda: Random(1))
 
@@ -60,8 +61,9 @@ class Simulated:
     world: World
 
     def __init__(
-        self, name: str, tree: str, folder: str, source: str, terms: Terms, seed: int, patience: float
+        self, name: str, tree: str, folder: str, source: str, terms: Terms, seed: int, deadline: float
     ) -> None:
+        self.world.deadlines.add(deadline)
         self.name, self.tree, self.folder, self.gone = name, tree, folder, False
         self.world.started.append((tree, os.path.basename(folder), seed))
         self.mood = self.world.random.gauss(0, self.world.spread)
@@ -255,6 +257,24 @@ def test_half_the_budget_screens_and_two_pairs_in_any_case(
     assert {len(series.screened) for series in judge.cells.values()} == {pairs}
 
 
+def test_what_comes_too_late_is_struck_off_on_no_side(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(self: Simulated, request: str, *arguments: Any) -> Any:
+        judge.end = 0.0
+        raise OutOfTimeError
+
+    monkeypatch.setattr(Simulated, "ask", ask)
+    judge = made(tmp_path)
+    assert {row.verdict for row in judge.run(KEYS).values()} == {INCONCLUSIVE}
+
+
+def test_no_answer_is_waited_for_long_after_the_budget(tmp_path: Path, world: World) -> None:
+    judge = made(tmp_path)
+    judge.run(KEYS)
+    assert world.deadlines == {judge.end + contest.SPARE_SECONDS}
+
+
 def test_progress_tells_cell_pairs_and_time(tmp_path: Path, world: World) -> None:
     told: list[tuple[str, int, float]] = []
     made(tmp_path, progress=lambda *what: told.append(what)).run(KEYS)
@@ -283,8 +303,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def process(tree: Path, source: str, patience: float = PATIENCE, seed: int = 7) -> Iterator[Worker]:
-    with Worker("REF", str(tree), str(tree / "stores" / "0"), source, Terms(), seed, patience) as started:
+def process(tree: Path, source: str, left: float = math.inf, seed: int = 7) -> Iterator[Worker]:
+    deadline = time.monotonic() + left
+    with Worker("REF", str(tree), str(tree / "stores" / "0"), source, Terms(), seed, deadline) as started:
         yield started
     assert started.process.returncode is not None
 
@@ -355,16 +376,29 @@ def test_a_process_that_dies_is_noticed(tree: Path, source: str, ending: str, re
             started.ask("close")
 
 
-def test_a_process_that_hangs_is_given_up(tree: Path, source: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "left", "error", "reason"),
+    [(1.0, math.inf, WorkerGoneError, "REF: no answer within 1 s"), (60.0, 1.0, OutOfTimeError, None)],
+)
+def test_a_process_that_hangs_is_given_up(
+    tree: Path,
+    source: str,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: float,
+    left: float,
+    error: type[Exception],
+    reason: str | None,
+) -> None:
     change(tree, "\nimport time\n\n\ndef open_reader(*_, **__):\n    time.sleep(60)\n")
-    with process(tree, source, patience=1.0) as started, pytest.raises(WorkerGoneError, match="no answer within 1 s"):
+    monkeypatch.setattr(worker, "ANSWER_SECONDS", limit)
+    with process(tree, source, left) as started, pytest.raises(error, match=reason):
         started.ask("open", "read_one", 10, "disk")
 
 
 def test_what_a_process_forked_ends_with_it(tree: Path, source: str) -> None:
     change(tree, "\nimport os\nimport time\n\n\ndef open_reader(*_, **__):\n    os.fork()\n    time.sleep(60)\n")
     start = time.monotonic()
-    with process(tree, source, patience=2.0) as started, pytest.raises(WorkerGoneError):
+    with process(tree, source, left=2.0) as started, pytest.raises(OutOfTimeError):
         started.ask("open", "read_one", 10, "disk")
     assert time.monotonic() - start < PATIENCE
 
