@@ -38,6 +38,10 @@ PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
 LARGEST_CONTROL_CUTOFF = 1000
 
 
+class CannotStartError(Exception):
+    """The fault is in what measures, or in the machine: neither side's process starts."""
+
+
 class Key(NamedTuple):
     """A cell."""
 
@@ -119,7 +123,7 @@ class Contest:
     def _screen(self) -> None:
         until = self.budget * (1 - SCREENING_SHARE)
         for number in range(SCREENING_PAIRS):
-            if number < 2 or self.left() > until:
+            if self.left() > (0 if number < 2 else until):
                 self._pair(self.trees, self._live(), lambda key: self.cells[key].screened, SCREENING_ROUNDS)
 
     def _confirm(self) -> None:
@@ -157,6 +161,7 @@ class Contest:
         """Append a log-ratio for each cell; a cell that a side cannot run is struck off with its reason."""
         with tempfile.TemporaryDirectory(dir=self.directory) as top, ExitStack() as stack, suppress(OutOfTimeError):
             workers = [stack.enter_context(worker) for worker in self._workers(trees, top)]
+            self._must_start(workers)
             for key in self.random.sample(keys, len(keys)):
                 if not self.left():
                     return
@@ -184,6 +189,17 @@ class Contest:
             deadline = self.end + SPARE_SECONDS
             workers[side] = Worker(name, trees[side], folder, self.images, self.terms, seed, deadline)
         return [workers[NEW], workers[REF]]
+
+    @staticmethod
+    def _must_start(workers: Sequence[Worker]) -> None:
+        errors = []
+        for worker in workers:
+            try:
+                worker.ask("ready")
+            except WorkerGoneError as error:
+                errors.append(error)
+        if len(errors) == len(workers):
+            raise CannotStartError(str(errors[0]))
 
     def _rounds(self, workers: Sequence[Worker], key: Key, rounds: int) -> list[tuple[float, float]]:
         """Seconds of a call, of both sides, in that many rounds or as many as there is time for."""

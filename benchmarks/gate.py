@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import PACKAGE, Contest, Key, Trees, copy_package
+from benchmarks.contest import PACKAGE, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import Source
 from benchmarks.proving import KINDS, prove
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Row, percent
@@ -34,7 +34,7 @@ TITLES = ("cell", "change in %", "95% interval", "pairs", "verdict")
 
 
 class GateError(Exception):
-    """There is nothing to compare with: one line says why and what to do."""
+    """There is nothing to compare with, or nothing that measures: one line says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,10 @@ def compare(
     copy_package(reference.root / PACKAGE, trees.new)
     reference.extract(trees.ref)
     contest = Contest(trees, directory, source, terms, budget, progress)
-    rows = contest.run(keys)
+    try:
+        rows = contest.run(keys)
+    except CannotStartError as error:
+        raise GateError(f"nothing can be measured: {error}") from None
     return Outcome(reference, rows, contest.pairs, time.monotonic() - start, reference.requirements_differ())
 
 

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -62,13 +63,14 @@ class Worker:
         self, name: str, tree: str, folder: str, source: str, terms: Terms, hash_seed: int, deadline: float
     ) -> None:
         self.name, self.folder, self.deadline = name, folder, deadline
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the process has ended
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", tree, folder, source, json.dumps(asdict(terms))],
             cwd=ROOT,
             env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             start_new_session=True,  # Ctrl-C is for the one that asks, who then ends us
         )
 
@@ -95,7 +97,9 @@ class Worker:
     def _gone(self) -> WorkerGoneError:
         status = self.process.wait(ANSWER_SECONDS)
         ending = f"signal {-status}" if status < 0 else f"status {status}"
-        return WorkerGoneError(f"{self.name}: its process ended with {ending}")
+        self.errors.seek(0)
+        last = "".join(self.errors.read().decode(errors="replace").strip().splitlines()[-1:])
+        return WorkerGoneError(f"{self.name}: its process ended with {ending}" + (f" ({last})" if last else ""))
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +108,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # with what it forked, which would hold the pipe
         self.process.communicate()
+        self.errors.close()
 
 
 class ReadSlice(ReadMany):
@@ -127,11 +132,14 @@ class ReadSlice(ReadMany):
 
 
 class Bench:
-    """What a worker can be asked: open a cell, time rounds of it, close it."""
+    """What a worker can be asked: whether it is ready, open a cell, time rounds of it, close it."""
 
     def __init__(self, folder: str, source: Source, terms: Terms) -> None:
         self.folder, self.source, self.terms = folder, source, terms
         self.workload: Workload | None = None
+
+    def ready(self) -> None:
+        """Nothing that needs `imgstore`."""
 
     def open(self, operation: str, cutoff: int, backend: str) -> None:
         """Store what the cell reads, unless an earlier one did, and warm it up."""

@@ -18,7 +18,7 @@ import pytest
 
 import imgstore
 from benchmarks import contest, worker
-from benchmarks.contest import NEW, Contest, Key, Trees, copy_package
+from benchmarks.contest import NEW, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER
 from benchmarks.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
@@ -73,10 +73,12 @@ class Simulated:
         if request == "open":
             self.key = Key(*arguments)
         assert not self.gone
-        if (self.tree, request) in self.world.fails and self.key.backend == "disk":
+        if (self.tree, request) in self.world.fails and (request == "ready" or self.key.backend == "disk"):
             error = self.world.fails[self.tree, request]
             self.gone = isinstance(error, WorkerGoneError)
             raise error
+        if request == "ready":
+            return None
         if request == "pilot":
             return CALL_SECONDS, CALL_SECONDS
         noise = math.exp(self.mood + self.world.random.gauss(0, self.world.spread))
@@ -185,6 +187,12 @@ def test_another_layout_is_told_from_a_side_that_cannot_read(
     other = [row.reason.startswith("another layout on disk") for row in rows.values()]
     assert other == [key.backend == "disk" and len(unable) == 1 for key in rows]
     assert [row.verdict == NOT_COMPARABLE for row in rows.values()] == other
+
+
+def test_without_either_process_there_is_no_comparison(tmp_path: Path, world: World) -> None:
+    world.fails = dict.fromkeys([("new", "ready"), ("ref", "ready")], WorkerGoneError("gone"))
+    with pytest.raises(CannotStartError, match="gone"):
+        made(tmp_path).run(KEYS)
 
 
 def test_a_pair_is_two_fresh_processes_that_swap_folders_and_share_a_hash_seed(tmp_path: Path, world: World) -> None:

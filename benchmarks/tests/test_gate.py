@@ -42,7 +42,7 @@ SIMULATED = """
 
     class Simulated:
         def __init__(self, name, tree, folder, *_):
-            self.slow, self.folder = name == "working tree" and "SLOW" in os.environ, folder
+            self.slow, self.folder, self.factor = name == "working tree" and "SLOW" in os.environ, folder, 1
 
         def __enter__(self):
             return self
@@ -59,6 +59,10 @@ SIMULATED = """
 
 
     contest.Worker = Simulated
+"""
+NO_WORKER = """
+if __name__ == "__main__":
+    raise RuntimeError("planted")
 """
 BROKEN = """
 
@@ -181,6 +185,16 @@ def test_uncommitted_changes_are_compared_and_what_ref_cannot_run_is_told(tmp_pa
     assert rows["read_single[10-lmdb]"].startswith("REF: TypeError: read_single() got an unexpected keyword argument")
     assert "Nothing can be compared with HEAD (3 of 3 cells not comparable).\n" in run.out
     assert run.status == 0 and not run.left
+
+
+def test_processes_that_do_not_start_are_no_pass(tmp_path: Path, repository: Path) -> None:
+    worker = repository / "benchmarks" / "worker.py"
+    worker.write_text(NO_WORKER + worker.read_text(encoding="utf-8"), encoding="utf-8")
+    run = compare(tmp_path, repository, "--against=HEAD", "-kread_single")
+    assert run.status == pytest.ExitCode.USAGE_ERROR and not run.left
+    assert re.search(
+        r"--against: nothing can be measured: .*: its process ended with status 1 \(RuntimeError: planted\)", run.err
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
