@@ -24,7 +24,7 @@ from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed,
 from benchmarks.worker import FLOOR, CannotRunError, OutOfTimeError, Worker, WorkerGoneError
 from benchmarks.workloads import ReadMany, StoreSingle, Terms
 
-PACKAGE = "imgstore"
+PACKAGE, HARNESS = "imgstore", os.path.dirname(__file__)
 NEW, REF = 0, 1
 SIDES = ("working tree", "REF")
 ROUND_SECONDS = 0.01
@@ -60,16 +60,16 @@ class Key(NamedTuple):
 
 
 class Trees(NamedTuple):
-    """Folders with a package `imgstore` each: that of the working tree, and that of REF."""
+    """Folders with a package `imgstore` each, that of the working tree and that of REF, and `benchmarks` beside it."""
 
     new: str
     ref: str
 
 
 def copy_package(package: str | os.PathLike[str], tree: str) -> None:
-    """Copy a package `imgstore` below the folder `tree`, as it is now."""
+    """Copy a package below the folder `tree`, as it is now."""
     ignored = shutil.ignore_patterns("__pycache__", "tests")
-    shutil.copytree(package, os.path.join(tree, PACKAGE), ignore=ignored)
+    shutil.copytree(package, os.path.join(tree, os.path.basename(package)), ignore=ignored)
 
 
 def plan(seconds: float, whole: float) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import PACKAGE, CannotStartError, Contest, Key, Trees, copy_package
+from benchmarks.contest import HARNESS, PACKAGE, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import Source
 from benchmarks.proving import KINDS, prove
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Row, percent
@@ -123,12 +123,14 @@ def compare(
 ) -> Outcome:
     """Measure the cells `keys` of the working tree, as it is now, against those of `reference`.
 
-    directory: an empty one, where both packages and all stores go. budget: seconds.
+    directory: an empty one, where both packages, what measures them and all stores go. budget: seconds.
     """
     start = time.monotonic()
     trees = Trees(os.path.join(directory, "new"), os.path.join(directory, "ref"))
     copy_package(reference.root / PACKAGE, trees.new)
     reference.extract(trees.ref)
+    for tree in trees:
+        copy_package(HARNESS, tree)
     contest = Contest(trees, directory, source, terms, budget, progress)
     try:
         rows = contest.run(keys)

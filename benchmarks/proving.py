@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import imgstore
 from benchmarks import contest, floor, verdicts, worker, workloads
-from benchmarks.contest import NEW, REF, Contest, Key, Trees, copy_package
+from benchmarks.contest import HARNESS, NEW, REF, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
 from benchmarks.verdicts import FASTER, NOT_COMPARABLE, SLOWER, Verdict, wilson
 from benchmarks.workloads import Terms
@@ -150,10 +150,11 @@ def loud(judged: Mapping[str, Any]) -> list[str]:
 
 
 def planted_trees(directory: str, kind: Kind, planted: Key) -> Trees:
-    """Two copies of the package, with what is planted in one side's module."""
+    """Two copies of the package and of what measures it, with what is planted in one side's module."""
     trees = Trees(os.path.join(directory, "new"), os.path.join(directory, "ref"))
     for tree in trees:
-        copy_package(os.path.dirname(imgstore.__file__), tree)
+        for package in (os.path.dirname(imgstore.__file__), HARNESS):
+            copy_package(package, tree)
     module = os.path.join(trees[kind.side], "imgstore", f"{planted.backend}.py")
     with open(module, "a", encoding="utf-8") as file:
         file.write(kind.plant.replace("{operation}", planted.operation))

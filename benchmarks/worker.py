@@ -1,4 +1,4 @@
-"""A process that measures one side of a comparison: its own copy of `imgstore`, the working tree's workloads.
+"""A process that measures one side of a comparison, with its own copies of `imgstore` and of the workloads.
 
 `Worker` starts one and asks it; `python -m benchmarks.worker` answers, a line of JSON for each line of JSON.
 """
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -33,7 +32,6 @@ from benchmarks.workloads import (
     must_equal,
 )
 
-ROOT = Path(__file__).parents[1]
 FLOOR = "floor"
 ANSWER_SECONDS = 60.0  # beyond which a call hangs
 SLICE = 1000
@@ -53,7 +51,7 @@ class OutOfTimeError(Exception):
 
 
 class Worker:
-    """A fresh process with the package `imgstore` that lies in `tree`, its stores below `folder`.
+    """A fresh process with the packages `imgstore` and `benchmarks` in `tree`, its stores below `folder`.
 
     name: whose side it is, for errors. source: a file with the pickled images. deadline: when to wait no longer, as
     `time.monotonic` counts.
@@ -65,8 +63,8 @@ class Worker:
         self.name, self.folder, self.deadline = name, folder, deadline
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the process has ended
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", tree, folder, source, json.dumps(asdict(terms))],
-            cwd=ROOT,
+            [sys.executable, "-m", "benchmarks.worker", folder, source, json.dumps(asdict(terms))],
+            cwd=tree,  # whose packages are imported before any other
             env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -221,10 +219,9 @@ def reason_of(error: Exception) -> str:
     return text if isinstance(error, CannotRunError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def main(tree: str, folder: str, source: str, terms: str) -> None:
+def main(folder: str, source: str, terms: str) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what the code under test prints must not pass for an answer
-    sys.path.insert(0, tree)  # before the folder that this was started in, which has an `imgstore` too
     with open(source, "rb") as file:
         images = pickle.load(file)  # written by the one that started us
     serve(sys.stdin, answers, Bench(folder, images, Terms(**json.loads(terms))))

@@ -7,17 +7,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.contest import Key
+from benchmarks import gate
+from benchmarks.contest import Contest, Key
 from benchmarks.gate import GateError, Outcome, Reference, as_json, markdown, sentence, table, write_reports
+from benchmarks.images import synthetic
 from benchmarks.tests.test_run import ROOT, SECONDS, Run, environment, killed_at_last, must_be_refused, plugin, wait_for
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Change, Row
+from benchmarks.workloads import Terms
 from conftest import Progress, parsed_budget, parsed_report
 
 CODE = ("benchmarks", "imgstore", "conftest.py", "pytest.ini", "requirements.txt")
@@ -317,6 +320,17 @@ def test_requirements_differ_by_packages_not_by_words(repository: Path, there: s
     git(repository, "commit", "-qam", "there")
     (repository / "requirements.txt").write_text("a==1\nb==2\n")
     assert Reference.of(repository, "HEAD").requirements_differ() == differ
+
+
+def test_what_measures_is_copied_too(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Measured(Contest):
+        def run(self, keys: Iterable[Key]) -> dict[Key, Row]:
+            assert all(os.path.exists(os.path.join(tree, "benchmarks", "worker.py")) for tree in self.trees)
+            return {}
+
+    monkeypatch.setattr(gate, "Contest", Measured)
+    reference = Reference.of(repository, "HEAD")
+    gate.compare(reference, [], str(tmp_path), synthetic(10), Terms(), 1.0, lambda cell, pairs, left: None)
 
 
 def outcome(*keys: Key, differ: bool = False) -> Outcome:
