@@ -40,7 +40,7 @@ SINGLES = ADDED, OVERRIDDEN = 400, 3  # in the order in which they are stored
 LABELS = 1000  # of a version
 READERS, THREADS = 2, 2
 SECONDS, LONG_SECONDS = 1.5, 60.0
-FORKS, LONG_FORKS = 10, 1000
+FORKS, LONG_FORKS = 10, 200
 OPENINGS, LONG_OPENINGS = 10, 300
 EXITING = 2  # processes
 HANGS = 20  # seconds after which a child is taken to hang
