@@ -1,5 +1,6 @@
 """Tests of the floor: a limit counts only if what it reads is what was stored."""
 
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,13 @@ def test_read_single_gives_each(root: str, images: Any, labels: Array) -> None:
         image, label = floor.read_single(root, image_id)
         assert same(image, expected)
         assert label == labels[image_id]
+
+
+@pytest.mark.parametrize("count", [1, 5, 4000])
+def test_pixels_are_read_to_the_beginning_of_a_page(count: int, tmp_path: Path) -> None:
+    floor.store_many(str(tmp_path), np.ones((count, 9, 7), np.uint8), range(count))
+    images, _ = floor.read_many(str(tmp_path))
+    assert isinstance(images, np.ndarray) and images.ctypes.data % mmap.PAGESIZE == 0
 
 
 def test_a_reader_is_a_sequence_of_pairs(root: str, images: Any, labels: Array) -> None:
