@@ -44,7 +44,7 @@ FORKS, LONG_FORKS = 10, 200
 OPENINGS, LONG_OPENINGS = 10, 300
 EXITING = 2  # processes
 HANGS = 20  # seconds after which a child is taken to hang
-LINES = 10  # of those that a read passes, in the short form
+LINES = 6  # of those that a read passes, in the short form
 FORK: Any = multiprocessing.get_context("fork")
 REPLACED = "replaced"
 

@@ -28,8 +28,8 @@ LOCK, TABLE = "LOCK", "labels.csv"
 Draw = Callable[[Files, Places, Random], Changes]
 
 LONG: dict[Draw, int] = {damage.damaged: 10_000, damage.cut: 1_000, damage.appended: 400}
-SHORT: dict[Draw, int] = {damage.damaged: 240, damage.cut: 100, damage.appended: 40}
-SHORT_PLAIN: dict[Draw, int] = {damage.damaged: 100, damage.cut: 40, damage.appended: 10}
+SHORT: dict[Draw, int] = {damage.damaged: 120, damage.cut: 50, damage.appended: 20}
+SHORT_PLAIN: dict[Draw, int] = {damage.damaged: 60, damage.cut: 20, damage.appended: 10}
 
 
 @pytest.fixture

@@ -940,7 +940,7 @@ def test_writes_nothing_outside(store: Store, name: str, target: str, tmp_path: 
 
 
 UNCHECKED = "LMDB forged, not verified first"
-SHORT_FORGERIES, SHORT_UNCHECKED = 150, 60
+SHORT_FORGERIES, SHORT_UNCHECKED = 70, 40
 FORMATS_FORGED = [
     ("lmdb", MANY, damage.SMALL_BLOCKS),
     ("lmdb", MANY, damage.SINGLE_BLOCKS),

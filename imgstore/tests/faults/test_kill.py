@@ -14,7 +14,7 @@ from imgstore.tests.faults.children import Child, Ended, calls_of, forked, injec
 from imgstore.tests.faults.tally import Tally, Tries
 
 LARGE_SIDE = 64  # pixels, of images that take some time to write
-KILLS = Tries(200, 8, 60, 3)  # in each call
+KILLS = Tries(200, 5, 60, 3)  # in each call
 STEP = Tries(1, 10, 1, 10)  # from one to the next of its system calls
 LONGER, SHORTER = 1.02, 0.9  # the time drawn from, so that one child in six is done before it is killed
 
