@@ -128,29 +128,32 @@ def _sliced(images: Array, labels: Labels, refusal: Refusal) -> Iterator[Block]:
 
 
 def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iterator[Block]:
+    """A block is good until the next one is drawn: its memory is used again, as fresh memory costs more than a copy."""
+    room = np.empty(_BLOCK_BYTES, np.uint8)
     given: Form | None = None
     form: Form | None = None
     next_form: Form = (), np.dtype(bool)
-    buffer, first, seen = np.empty(0), 0, 0
+    block, first, seen, step = room, 0, 0, 0
     for image in images:
         if seen == len(labels):
             raise _mismatch(f"more than {seen}", labels)
         if not isinstance(image, np.ndarray) or given != (image.shape, image.dtype):
             _check_image(image, seen, refusal)
             given, next_form = (image.shape, image.dtype), (image.shape, image.dtype.newbyteorder("="))
-        if next_form != form or seen - first == len(buffer):
-            if seen > first:
-                yield Block(first, buffer[: seen - first], labels[first:seen])
-            form = next_form
-            step = min(_images_per_block(form), len(labels) - seen)
-            # a new buffer each time: a backend may still be at work on the last one
-            buffer, first = np.empty((step, *form[0]), form[1]), seen
-        buffer[seen - first] = image  # copied at once: a generator may use its array again
+        if next_form != form and seen > first:
+            yield Block(first, block[: seen - first], labels[first:seen])
+            first = seen
+        if seen == first:
+            form, step = next_form, min(_images_per_block(next_form), len(labels) - seen)
+            block = np.ndarray((step, *form[0]), form[1], room if step > 1 else _contiguous(image, form[1]))
+        if step > 1:
+            block[seen - first] = image  # copied at once: a generator may use its array again
         seen += 1
+        if seen == first + step:
+            yield Block(first, block, labels[first:seen])
+            first = seen
     if seen != len(labels):
         raise _mismatch(seen, labels)
-    if seen > first:
-        yield Block(first, buffer[: seen - first], labels[first:])
 
 
 def _mismatch(images: int | str, labels: Labels) -> InvalidArgumentError:

@@ -32,7 +32,7 @@ import numpy as np
 
 from imgstore._checksums import checksum
 from imgstore._generations import Generation, descriptor_path, open_file
-from imgstore._images import BYTES_BESIDE_PIXELS, Array, Block, Labels, form_of, image_bytes
+from imgstore._images import BYTES_BESIDE_PIXELS, Array, Block, Form, Labels, form_of, image_bytes
 from imgstore._mapped import SINGLE, Mapped, View, checksums_of
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
@@ -40,8 +40,9 @@ from imgstore.errors import CorruptStoreError
 _MANY = "images.mdb"
 _HEADER = struct.Struct("<QqQQQQ8s")
 _KEY = struct.Struct(">Q")
-_COMMIT_BYTES = 16 << 20  # what a transaction may hold in memory
-_BUFFER_BYTES = 2 << 20  # holds any block but one of a single large image
+_COMMIT_BYTES = 2 << 20  # what a transaction holds in memory; with more, malloc gives it back each time
+_LEAST_MAP_BYTES = 64 << 20
+_SPARE_BYTES = 16 << 20
 _LARGEST_IMAGE = 2**32 - (1 << 20)
 _ENGINE = 0  # LMDB 0.9, whose pages `_tree_pages` knows
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -150,17 +151,20 @@ class _Environment(Mapped):
         return view
 
 
-def _packed(block: Block, buffer: Array) -> tuple[bytes, memoryview]:
-    """Key and value of a block; the value lies in `buffer` when it is large enough."""
-    form = block.images.shape[1:], block.images.dtype
-    size = _HEADER.size + len(block.images) * (BYTES_BESIDE_PIXELS + image_bytes(form))
-    data = (buffer if size <= len(buffer) else np.empty(size, np.uint8))[:size].data
+def _size(count: int, form: Form) -> int:
+    """Bytes of the value of so many images."""
+    return _HEADER.size + count * (BYTES_BESIDE_PIXELS + image_bytes(form))
+
+
+def _pack(block: Block, data: memoryview) -> bytes:
+    """Make `data` the value of a block; gives its key."""
+    shape, dtype = block.images.shape[1:], block.images.dtype
     checksums, checksum = checksums_of(block)
-    _HEADER.pack_into(data, 0, checksum, block.first, len(checksums), *(*form[0], 0)[:3], form[1].str.encode())
+    _HEADER.pack_into(data, 0, checksum, block.first, len(checksums), *(*shape, 0)[:3], dtype.str.encode())
     view = _view(data)
     assert view is not None
     view.block.images[...], view.block.labels[:], view.checksums[:] = block.images, block.labels, checksums
-    return _KEY.pack(block.first + len(checksums) - 1), data
+    return _KEY.pack(block.first + len(checksums) - 1)
 
 
 def _view(data: memoryview) -> View | None:
@@ -169,7 +173,7 @@ def _view(data: memoryview) -> View | None:
         return None
     checksum, first, count, *shape, dtype = _HEADER.unpack_from(data)
     form = form_of([length for length in shape if length], dtype.rstrip(b"\0").decode("latin-1"))
-    if not form or len(data) != _HEADER.size + count * (BYTES_BESIDE_PIXELS + image_bytes(form)):
+    if not form or len(data) != _size(count, form):
         return None
     labels = np.ndarray((count,), np.int64, data, _HEADER.size)
     checksums = np.ndarray((count,), np.uint64, data, _HEADER.size + 8 * count)
@@ -181,25 +185,29 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
     try:
         # not writemap: a full disk would end the process
         options: dict[str, Any] = {"subdir": False, "lock": False, "sync": False, "lib_version": _ENGINE}
-        with lmdb.open(path, map_size=4 * _COMMIT_BYTES, **options) as environment:
+        with lmdb.open(path, map_size=_LEAST_MAP_BYTES, **options) as environment:
             _put(environment, blocks)
     except lmdb.Error as error:
         raise _system_error(error, path) from error
 
 
 def _put(environment: lmdb.Environment, blocks: Iterator[Block]) -> None:
-    buffer = np.empty(_BUFFER_BYTES, np.uint8)
+    buffer = np.empty(0, np.uint8)
     transaction = environment.begin(write=True)
-    size, room = 0, _COMMIT_BYTES
+    total, room = 0, _COMMIT_BYTES
     for block in blocks:
-        key, value = _packed(block, buffer)
-        size += len(value)
-        if len(value) > room:
+        size = _size(len(block.images), (block.images.shape[1:], block.images.dtype))
+        if size > len(buffer):
+            buffer = np.empty(size, np.uint8)
+        value = buffer[:size].data
+        key = _pack(block, value)
+        total += size
+        if size > room:
             transaction.commit()
-            environment.set_mapsize(4 * size + 4 * _COMMIT_BYTES)  # address space, of which pages are used
+            environment.set_mapsize(4 * total + _LEAST_MAP_BYTES)  # address space, of which pages are used
             transaction, room = environment.begin(write=True), _COMMIT_BYTES
         transaction.put(key, value, append=True)
-        room -= len(value)
+        room -= size
     transaction.commit()
 
 
@@ -208,7 +216,7 @@ def _system_error(error: lmdb.Error, path: str) -> OSError:
     if error.code == errno.EIO:  # what LMDB also says when the disk took a part of what it wrote
         try:
             with open(path, "ab") as file:
-                os.posix_fallocate(file.fileno(), file.tell(), _COMMIT_BYTES)
+                os.posix_fallocate(file.fileno(), file.tell(), _SPARE_BYTES)
         except OSError as full:
             return full
     if error.code > 0:
@@ -253,7 +261,7 @@ def _close_unused() -> None:
 
 def _check_offline(path: str, descriptor: int, status: os.stat_result) -> None:
     """Walk the pages without the engine, which a forged file could crash."""
-    if status.st_size > 1024 * status.st_blocks * 512 + _COMMIT_BYTES:  # what is a hole would be walked for long
+    if status.st_size > 1024 * status.st_blocks * 512 + _SPARE_BYTES:  # what is a hole would be walked for long
         raise CorruptStoreError(path, "is mostly a hole, which LMDB does not write")
     try:
         faults = lmdb.verify.verify(descriptor_path(descriptor), subdir=False)  # type: ignore[no-untyped-call]
