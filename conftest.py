@@ -6,8 +6,9 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -266,8 +267,9 @@ def cell(pytestconfig: pytest.Config, backend: str, cutoff: int) -> Iterator[Cel
     if reason:
         pytest.skip(reason)
     try:
+        start = time.perf_counter()
         cell.store()
-        yield cell
+        yield replace(cell, store_seconds=time.perf_counter() - start)
     except peers.Unsupported as error:
         pytest.skip(str(error))
     finally:

@@ -50,9 +50,11 @@ def read_single(root: str, image_id: int, *, verify: bool = True) -> Pair:
 
 
 def read_many(root: str, *, verify: bool = True) -> tuple[Array | list[Array], Array]:
-    """One `readinto` of all pixels; images of different forms are views of what it filled."""
+    """One `readinto` of all pixels; of different forms, each image into memory of its own, as the contract has it."""
     with open(os.path.join(root, "flat"), "rb", buffering=0) as file:
         size, labels, forms = _described(file)
+        if len(forms) > 1:
+            return [_image(file, form, int(form["offset"])) for form in forms], labels
         pixels = _page_aligned(size)
         file.seek(0)
         filled = 0
@@ -148,10 +150,15 @@ def _read_one(file: BinaryIO, row: int) -> Pair:
     descriptor = file.fileno()
     form_at = size + 8 * count + _FORM.itemsize * (row if forms > 1 else 0)
     form = np.frombuffer(os.pread(descriptor, _FORM.itemsize, form_at), _FORM)[0]
-    image = np.empty(_shape(form), form["dtype"].decode())
-    os.preadv(descriptor, [image.data], int(form["offset"]) + (0 if forms > 1 else row * image.nbytes))
+    pixels = int(form["offset"] if forms > 1 else row * (size // count))
     (label,) = struct.unpack("<q", os.pread(descriptor, 8, size + 8 * row))
-    return image, label
+    return _image(file, form, pixels), label
+
+
+def _image(file: BinaryIO, form: Any, offset: int) -> Array:
+    image = np.empty(_shape(form), form["dtype"].decode())
+    os.preadv(file.fileno(), [image.data], offset)
+    return image
 
 
 def _shaped(pixels: Array, count: int, forms: Array) -> Array | list[Array]:

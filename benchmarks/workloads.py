@@ -24,6 +24,7 @@ Array = NDArray[Any]
 BATCH = 256
 SEED = 20
 SPARE_BYTES = 256 << 20
+LONG_SECONDS = 5.0  # of storing, beyond which one more call tells nothing new
 FILE_SYSTEM_BLOCK = 4096
 
 
@@ -62,6 +63,7 @@ class Cell:
     directory: str
     terms: Terms
     forks: bool = True  # whether its libraries work on in a forked child, where memory is measured
+    store_seconds: float = 0.0  # that it took to store what all reading cells share
 
     @property
     def stored(self) -> str:
@@ -101,6 +103,16 @@ class Workload(ABC):
     def check(self, result: Any) -> None:
         """Raise WrongResultError unless the result of the last call is what was stored."""
 
+    def pilot(self) -> float:
+        """Seconds of a round with its preparation, which is what the rounds to come will take."""
+        start = time.perf_counter()
+        self.call(*self.prepare())
+        return time.perf_counter() - start
+
+    def call_for_memory(self) -> Any:
+        """The call by whose peak of memory the operation is known."""
+        return self.call(*self.prepare())
+
     def finish(self) -> None:  # noqa: B027  # most need nothing
         """Let go of what the rounds needed."""
 
@@ -123,9 +135,21 @@ class StoreMany(Workload):
         settle()
         return (self.root,)
 
+    def pilot(self) -> float:
+        known = self.cell.store_seconds
+        return known if known > LONG_SECONDS else super().pilot()
+
     def call(self, root: str) -> None:
+        self.store(root, self.cell.images)
+
+    def call_for_memory(self) -> None:
+        """From a generator: images that come one by one should not be held."""
+        (root,) = self.prepare()
+        self.store(root, iter(self.cell.images))
+
+    def store(self, root: str, images: Images | Iterator[Array]) -> None:
         cell = self.cell
-        cell.backend.store_many(root, cell.images, cell.labels, durable=cell.terms.durable)
+        cell.backend.store_many(root, images, cell.labels, durable=cell.terms.durable)
 
     def check(self, result: None) -> None:
         must_equal(self.cell.backend.read_many(self.root), self.cell.images, self.cell.labels)
@@ -292,12 +316,12 @@ def measure(benchmark: Any, workload: Workload, rounds: Rounds | None) -> None:
             workload.prepare()
             result = benchmark(workload.call)
         else:
-            count = rounds.after(seconds_of(workload)) if rounds else 1
+            count = rounds.after(workload.pilot()) if rounds else 1
             result = benchmark.pedantic(workload.call, setup=lambda: (workload.prepare(), {}), rounds=count)
         workload.check(result)
         benchmark.extra_info.update(facts(workload))
         if rounds and workload.cell.forks and workload.operation.endswith("_many"):
-            benchmark.extra_info["peak_bytes"] = peak_growth(lambda: workload.call(*workload.prepare()))
+            benchmark.extra_info["peak_bytes"] = peak_growth(workload.call_for_memory)
     except BaseException:
         benchmark.has_error = True
         raise
@@ -316,13 +340,6 @@ def facts(workload: Workload) -> dict[str, Any]:
         "pixel_bytes_per_call": workload.bytes_per_call,
         "disk_bytes_per_image": disk_bytes(cell.stored) / len(cell.images),
     }
-
-
-def seconds_of(workload: Workload) -> float:
-    """A pilot round with its preparation, which is what the rounds to come will take."""
-    start = time.perf_counter()
-    workload.call(*workload.prepare())
-    return time.perf_counter() - start
 
 
 def must_equal(result: Any, images: Images, labels: Labels) -> None:

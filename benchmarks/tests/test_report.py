@@ -10,12 +10,12 @@ from benchmarks.report import add_figures, summary
 class Measured:
     """A benchmark of pytest-benchmark's, as far as a report looks at it."""
 
-    def __init__(self, median: float, **extra_info: Any) -> None:
-        self.median = median
+    def __init__(self, median: float, spread: float = 0.1, **extra_info: Any) -> None:
+        self.statistics = {"median": median, "q1": median * (1 - spread), "q3": median * (1 + spread)}
         self.extra_info = extra_info
 
     def __getitem__(self, statistic: str) -> float:
-        return {"median": self.median}[statistic]
+        return self.statistics[statistic]
 
 
 def measured(
@@ -154,3 +154,31 @@ def growth_lines(benchmarks: list[Measured]) -> list[str]:
     """The lines below the summary that tell how time grows."""
     add_figures(benchmarks)
     return [line for line in summary(benchmarks) if line.startswith("from ")]
+
+
+def ranking_lines(medians: dict[str, float], operation: str = "read_many") -> list[str]:
+    """The lines below the summary that name the fastest."""
+    benchmarks = [measured(operation, name, median) for name, median in medians.items()]
+    add_figures(benchmarks)
+    return [line for line in summary(benchmarks) if line.startswith("fastest ")]
+
+
+def test_the_fastest_are_told_only_beside_peers() -> None:
+    assert ranking_lines({"floor": 0.1, "lmdb": 1.0, "hdf5": 2.0}) == []
+    assert ranking_lines({"floor": 0.1, "zarr": 1.0}) == []
+
+
+def test_the_fastest_is_told_of_those_that_check_what_they_read() -> None:
+    medians = {"floor": 0.1, "disk": 30.0, "lmdb": 2.0, "hdf5": 1.0, "parquet": 3.0, "h5py": 0.5, "zarr": 1.5}
+    assert ranking_lines(medians) == [
+        "fastest read_many of 1000: hdf5; lmdb 2.00 x; disk 30.00 x; unchecked h5py 0.50 x"
+    ]
+
+
+def test_a_peer_that_checks_can_be_the_fastest() -> None:
+    assert ranking_lines({"lmdb": 2.0, "parquet": 1.0}) == ["fastest read_many of 1000: parquet; lmdb 2.00 x"]
+
+
+def test_those_whose_quartiles_overlap_are_fastest_together() -> None:
+    medians = {"hdf5": 1.0, "parquet": 1.2, "lmdb": 1.3}
+    assert ranking_lines(medians) == ["fastest read_many of 1000: hdf5, parquet; lmdb 1.30 x"]

@@ -20,6 +20,7 @@ from benchmarks.images import Repeated
 from benchmarks.terms import RAM_DISKS, file_system
 from benchmarks.workloads import (
     BATCH,
+    LONG_SECONDS,
     Array,
     Cell,
     ReadBatch,
@@ -247,6 +248,14 @@ ORDER_ONCE = {
 }
 
 
+@pytest.mark.parametrize(("seconds", "stored"), [(LONG_SECONDS / 2, 2), (LONG_SECONDS * 2, 1)])
+def test_what_takes_long_to_store_has_no_pilot(tiny: Cell, log: list[str], seconds: float, stored: int) -> None:
+    workload = StoreMany(noted(dataclasses.replace(tiny, store_seconds=seconds), log, Terms()))
+    measure(FakeBenchmark(log), workload, ONCE)
+    log = log[: log.index("peak:")]
+    assert log.count("store_many") == stored
+
+
 def logged(log: list[str], entry: str, function: Callable[..., Any] = lambda *_: None) -> Any:
     """The function, with an entry in the log for each call."""
 
@@ -299,7 +308,7 @@ def test_the_terms_reach_the_backend(tiny: Cell, log: list[str], kind: type[Work
 def test_rounds_follow_the_pilot(
     tiny: Cell, quick: None, monkeypatch: pytest.MonkeyPatch, kind: type[Workload]
 ) -> None:
-    monkeypatch.setattr(workloads, "seconds_of", lambda workload: 0.25)
+    monkeypatch.setattr(Workload, "pilot", lambda workload: 0.25)
     benchmark = FakeBenchmark()
     measure(benchmark, kind(tiny), Rounds(3, 2.0))
     assert benchmark.rounds == 8
@@ -318,7 +327,7 @@ def test_rounds_fill_the_time_but_are_never_too_few(
 def test_a_pilot_counts_the_preparation(tiny: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workloads, "settle", lambda: time.sleep(0.05))
     workload = StoreMany(tiny)
-    assert workloads.seconds_of(workload) > 0.05
+    assert workload.pilot() > 0.05
     workload.finish()
 
 
@@ -349,6 +358,13 @@ def test_the_memory_is_measured_in_another_process(tiny: Cell, kind: type[Worklo
     assert calls == ["call", "call"]  # the pilot and the round
     assert 0 <= benchmark.extra_info["peak_bytes"] < 1 << 26
     assert os.listdir(tiny.directory) == ["stored"]
+
+
+def test_storing_is_known_by_the_memory_that_a_generator_takes(tiny: Cell, quick: None) -> None:
+    workload, given = StoreMany(tiny), list[Any]()
+    workload.store = lambda root, images: given.append(images)  # type: ignore[method-assign]
+    workload.call_for_memory()
+    assert not hasattr(given[0], "__len__") and np.array_equal(list(given[0]), PIXELS)
 
 
 @every((StoreMany, ReadMany))
