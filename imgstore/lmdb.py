@@ -29,6 +29,7 @@ from typing import Any
 import lmdb
 import lmdb.verify
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from imgstore._checksums import checksum
 from imgstore._generations import Generation, descriptor_path, open_file
@@ -110,6 +111,7 @@ class _Environment(Mapped):
         self._views: dict[int, View] = {}  # by number of the block, where all have one form
         if self.form:
             self.labels, self.checksums = np.empty(self.count, np.int64), np.empty(self.count, np.uint64)
+            self._addresses = np.zeros(-(-self.count // self.per_block), np.int64)  # of the blocks' pixels, once viewed
 
     def view(self, image_id: int) -> View:
         if not self.form:
@@ -120,18 +122,21 @@ class _Environment(Mapped):
             rows = slice(view.block.first, view.block.first + len(view.checksums))
             self.labels[rows], self.checksums[rows] = view.block.labels, view.checksums
             self._views[number] = view
+            self._addresses[number] = view.block.images.ctypes.data
         return self._views[number]
 
     def take(self, ids: Labels) -> Array:
         assert self.form is not None
-        (height, *row), dtype = self.form
         numbers, rows = np.divmod(ids, self.per_block)
-        known = self._views.get
-        views = [known(number) or self.view(i) for number, i in zip(numbers.tolist(), ids.tolist(), strict=True)]
-        images = np.empty((len(ids), height, *row), dtype)
-        chosen = [view.block.images[number] for view, number in zip(views, rows.tolist(), strict=True)]
-        np.concatenate(chosen, out=images.reshape(-1, *row))
-        return images
+        for image_id in ids[self._addresses[numbers] == 0].tolist():
+            self.view(image_id)
+        addresses = self._addresses[numbers] + rows * image_bytes(self.form)
+        lowest = self._views[int(numbers[addresses.argmin()])].block.images
+        offsets = addresses - lowest.ctypes.data
+        shape, strides = (int(offsets.max()) + 1, *self.form[0]), (1, *lowest.strides[1:])
+        # an image at every byte of the map, of which NumPy gathers those at the offsets in one call
+        everywhere = as_strided(lowest, shape, strides, writeable=False)
+        return np.asarray(everywhere[offsets])
 
     def block(self, image_id: int) -> View:
         try:

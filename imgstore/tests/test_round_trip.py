@@ -113,6 +113,18 @@ def test_every_way_to_read_keeps_the_shape(backend: ModuleType, shape: tuple[int
         assert read_back(*backend.read_many(tmp_path)) == read_back(*reader.read_many()) == expected
 
 
+@pytest.mark.parametrize("code", ["u1", "u2"])
+def test_a_batch_comes_from_many_blocks(backend: ModuleType, code: str, tmp_path: Path) -> None:
+    images = strategies.pixels(5, (600, 60, 61), np.dtype(code))  # 2 MiB or more, and of odd length
+    backend.store_many(tmp_path / "store", images, range(600), durable=False)
+    chosen = np.random.default_rng(5).permutation(600)[:64]
+    with backend.open_reader(tmp_path / "store") as reader:
+        for image_ids in (chosen, chosen[::-1]):  # when nothing was read before, and when all was
+            read, labels = reader.read_many(image_ids)
+            assert np.array_equal(read, images[image_ids]) and np.array_equal(labels, image_ids)
+            assert read.dtype == images.dtype and read.flags.owndata
+
+
 @pytest.mark.parametrize("bad", [lambda n: n, lambda n: -n - 1])
 def test_reader_ends(backend: ModuleType, bad: Callable[[int], int], tmp_path: Path) -> None:
     backend.store_many(tmp_path, IMAGES, range(len(IMAGES)))
