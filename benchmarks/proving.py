@@ -137,10 +137,10 @@ def run(kind: Kind, number: int, budget: float) -> dict[str, Any]:
     return {
         "kind": kind.name,
         "planted": str(planted) if kind.plant else None,
-        "seconds": time.monotonic() - start,
+        "seconds": round(time.monotonic() - start, 1),
         "verdicts": {str(key): row.verdict for key, row in rows.items()},
         "reasons": {str(key): row.reason for key, row in rows.items() if row.reason},
-        "changes": {str(key): asdict(row.change) for key, row in rows.items() if row.change},
+        "changes": {str(key): rounded(asdict(row.change)) for key, row in rows.items() if row.change},
         "one after the other": {str(key): one_after_the_other(judge.times.get(key, [])) for key in rows},
     }
 
@@ -166,7 +166,12 @@ def one_after_the_other(times: Sequence[Sequence[tuple[float, float]]]) -> dict[
     if len(times) < 2:
         return {}
     ref, new = [ref for _, ref in times[0]], [new for new, _ in times[1]]
-    return {rule: middle(new) / middle(ref) for rule, (middle, _) in RULES.items()}
+    return rounded({rule: middle(new) / middle(ref) for rule, (middle, _) in RULES.items()})
+
+
+def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
+    """With as many digits as a file of results needs."""
+    return {name: round(number, 5) for name, number in numbers.items()}
 
 
 @contextlib.contextmanager

@@ -54,11 +54,11 @@ class Worker:
     """A fresh process with the packages `imgstore` and `benchmarks` in `tree`, its stores below `folder`.
 
     name: whose side it is, for errors. source: a file with the pickled images. deadline: when to wait no longer, as
-    `time.monotonic` counts.
+    `time.monotonic` counts. core: the only one that it runs on.
     """
 
     def __init__(
-        self, name: str, tree: str, folder: str, source: str, terms: Terms, hash_seed: int, deadline: float
+        self, name: str, tree: str, folder: str, source: str, terms: Terms, hash_seed: int, deadline: float, core: int
     ) -> None:
         self.name, self.folder, self.deadline = name, folder, deadline
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the process has ended
@@ -71,6 +71,8 @@ class Worker:
             stderr=self.errors,
             start_new_session=True,  # Ctrl-C is for the one that asks, who then ends us
         )
+        with contextlib.suppress(ProcessLookupError):  # it ended at once, which `ask` will tell
+            os.sched_setaffinity(self.process.pid, {core})
 
     def ask(self, request: str, *arguments: Any) -> Any:
         """Have a method of `Bench` called. Raises CannotRunError with what went wrong there, or OutOfTimeError."""

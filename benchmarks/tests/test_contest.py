@@ -51,6 +51,7 @@ class World:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     started: list[tuple[str, str, int]] = field(default_factory=list)
     deadlines: set[float] = field(default_factory=set)
+    cores: list[int] = field(default_factory=list)
     busy: float = 1.0
     random: Random = field(default_factory=lambda: Random(1))
 
@@ -61,9 +62,10 @@ class Simulated:
     world: World
 
     def __init__(
-        self, name: str, tree: str, folder: str, source: str, terms: Terms, seed: int, deadline: float
+        self, name: str, tree: str, folder: str, source: str, terms: Terms, seed: int, deadline: float, core: int
     ) -> None:
         self.world.deadlines.add(deadline)
+        self.world.cores.append(core)
         self.name, self.tree, self.folder, self.gone = name, tree, folder, False
         self.world.started.append((tree, os.path.basename(folder), seed))
         self.mood = self.world.random.gauss(0, self.world.spread)
@@ -205,6 +207,22 @@ def test_a_pair_is_two_fresh_processes_that_swap_folders_and_share_a_hash_seed(t
     assert len({one[2] for one, _ in pairs}) == len(pairs)
 
 
+def test_both_sides_of_a_pair_run_on_one_core_of_ours(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    made(tmp_path, random=Random(0)).run(KEYS)
+    assert set(zip(world.cores[::2], world.cores[1::2], strict=True)) == {(3, 3), (5, 5)}
+
+
+def test_what_could_not_be_found_needs_no_control(tmp_path: Path, world: World) -> None:
+    world.spread = 0.2
+    judge = made(tmp_path, random=Random(0))
+    judge.run(KEYS)
+    fresh = [series for series in judge.cells.values() if len(series.fresh) >= contest.FEWEST_PAIRS]
+    assert fresh and not any(series.control for series in fresh)
+
+
 def test_fresh_pairs_and_controls_swap_folders_each_by_themselves(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,8 +334,8 @@ def tree(tmp_path: Path) -> Path:
 
 @contextmanager
 def process(tree: Path, source: str, left: float = math.inf, seed: int = 7) -> Iterator[Worker]:
-    deadline = time.monotonic() + left
-    with Worker("REF", str(tree), str(tree / "stores" / "0"), source, Terms(), seed, deadline) as started:
+    deadline, core = time.monotonic() + left, min(os.sched_getaffinity(0))
+    with Worker("REF", str(tree), str(tree / "stores" / "0"), source, Terms(), seed, deadline, core) as started:
         yield started
     assert started.process.returncode is not None
 
@@ -339,6 +357,14 @@ def test_a_worker_measures_the_package_of_its_tree(tree: Path, source: str, tmp_
             assert started.ask("close") is None
     files = (tmp_path / "imported").read_text(encoding="utf-8").split()
     assert files == [str(tree / "imgstore" / "disk.py"), str(tree / "benchmarks" / "floor.py")]
+
+
+def test_a_worker_stays_on_its_core(tree: Path, source: str, tmp_path: Path) -> None:
+    told = str(tmp_path / "cores")
+    change(tree, f"print(*os.sched_getaffinity(0), file=open({told!r}, 'w'))")
+    with process(tree, source) as started:
+        started.ask("open", "read_one", 10, "disk")
+    assert (tmp_path / "cores").read_text(encoding="ascii").split() == [str(min(os.sched_getaffinity(0)))]
 
 
 def test_hashes_fall_as_the_seed_says(tree: Path, source: str, tmp_path: Path) -> None:
