@@ -18,8 +18,9 @@ import numpy as np
 
 import imgstore
 from benchmarks import floor, peers
-from benchmarks.images import Source, SourceError, open_source
+from benchmarks.images import Source, open_source
 from benchmarks.workloads import OPERATIONS, Cell, ReadOne, Terms, Workload
+from imgstore.errors import ImgstoreError
 
 SEED = 20
 CALLS_OF_A_SHORT_ONE = 200
@@ -203,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         source = open_source(options.images, options.cutoff)
-    except SourceError as error:
+    except ImgstoreError as error:
         parser.error(f"--images: {error}")
     print(f"| {' | '.join(HEADINGS)} |")
     print(f"| {' | '.join('---' for _ in HEADINGS)} |")

@@ -43,6 +43,14 @@ class ImageNotFoundError(ImgstoreError, KeyError):
         return str(self.args[0])
 
 
+class SourceError(ImgstoreError, ValueError):
+    """Images that were to be stored cannot be read at `path`, for the reason `reason`."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        self.path, self.reason = os.fspath(path), reason
+        super().__init__(f"{self.path}: {reason}")
+
+
 class ReaderClosedError(ImgstoreError, ValueError):
     """A reader was used after its `close`."""
 

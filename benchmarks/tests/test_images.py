@@ -17,8 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import imgstore
 from benchmarks import images as images_module
-from benchmarks.images import Repeated, Source, SourceError, fingerprint, open_source
+from benchmarks.images import Repeated, Source, fingerprint, open_source, resized
+from imgstore import sources as sources_module
+from imgstore.errors import SourceError
 
 Batches = dict[str, tuple[NDArray[np.uint8], list[int]]]
 NAMES = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
@@ -99,7 +102,7 @@ def test_cifar10_gives_every_batch_in_order(
     location = place(write_cifar(tmp_path, version, batches))
     source = open_source(location, 5)
     assert_holds(source, batches)
-    assert source.name == f"CIFAR-10 ({location.name if location.is_file() else FOLDERS[version]})"
+    assert source.name == f"CIFAR-10 {location.name if location.is_file() else FOLDERS[version]} (13 images)"
     assert source.fingerprint == fingerprint(source.images, source.labels)
 
 
@@ -254,7 +257,7 @@ def test_cifar10_bounds_what_it_reads(
     folder = write_cifar(tmp_path, "binary", batches)
     os.truncate(folder / "data_batch_5.bin", 30_000_000)
     location = place(folder)
-    monkeypatch.setattr(images_module, "LARGEST_BATCH", 3 * 3073)
+    monkeypatch.setattr(sources_module, "LARGEST_BATCH", 3 * 3073)
     tracemalloc.start()
     try:
         with pytest.raises(SourceError, match=r"data_batch_5\.bin .* larger than 9219 bytes"):
@@ -570,6 +573,92 @@ def test_synthetic_images_have_the_statistics_of_photographs() -> None:
     octaves = np.sqrt([power[0, 2], power[0, 4], power[0, 8]])
     assert ((octaves[:-1] / octaves[1:] > 1.8) & (octaves[:-1] / octaves[1:] < 3)).all()
     assert set(source.labels) == set(range(10))
+
+
+@pytest.mark.parametrize("size", [7, 64, 96])
+def test_synthetic_images_of_another_size(size: int) -> None:
+    """They compress as photographs of that size do, not as enlarged ones."""
+    short, long = open_source(None, 3, size), open_source(None, 300, size)
+    assert isinstance(long.images, np.ndarray)
+    assert long.images.shape == (300, size, size, 3) and long.name == f"synthetic {size}x{size}x3"
+    np.testing.assert_array_equal(short.images, long.images[:3])
+    assert short.fingerprint == long.fingerprint != open_source(None, 3).fingerprint
+    pixels = np.asarray(long.images, float)
+    assert 80 < pixels.mean() < 130 and 15 < pixels.std((1, 2)).mean() < 60
+    if size > 32:
+        assert 0.5 < np.mean([png_size(image) for image in long.images[:30]]) / (3 * size * size) < 0.85
+
+
+def test_the_images_of_earlier_runs_are_synthesized_still() -> None:
+    """Saved runs are compared with new ones by it."""
+    assert open_source(None, 1).fingerprint == "2f65085fef83cedc"
+
+
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_no_more_synthetic_images_are_held_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(images_module, "HELD_BYTES", 10 * 64 * 64 * 3)
+    source = open_source(None, count, 64)
+    assert len(source.images) == min(count, 10)
+    assert len(source.take(count)[0]) == count
+
+
+def test_a_sample_stands_for_a_folder_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in range(50):
+        Image.new("L", (10, 10), value).save(tmp_path / f"{value:02d}.png")
+    monkeypatch.setattr(images_module, "HELD_BYTES", 1000)
+    source, again = open_source(tmp_path, 100), open_source(tmp_path, 100)
+    values = [int(image[0, 0]) for image in source.images]
+    assert len(values) == 10 and values == sorted(set(values)) != list(range(10))
+    np.testing.assert_array_equal(source.images, again.images)
+    assert source.name == f"folder {tmp_path.name} (10 of 50 images)"
+    assert len(source.take(100)[0]) == 100
+
+
+def test_a_large_folder_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of photographs need no more memory than what is held."""
+    for value in range(40):
+        Image.new("RGB", (500, 400), (value, 0, 0)).save(tmp_path / f"{value:02d}.png")
+    monkeypatch.setattr(images_module, "HELD_BYTES", 2_000_000)
+    tracemalloc.start()
+    try:
+        open_source(tmp_path, 40)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000  # all are 24,000,000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "image", [GREY, WIDE, COLOUR, ALPHA, ALPHA[..., 2:]], ids=["grey", "16-bit", "RGB", "RGBA", "LA"]
+)
+def test_an_image_is_cut_to_a_square_and_scaled(image: NDArray[Any]) -> None:
+    large = image.repeat(8, 0).repeat(8, 1)  # 24x32
+    small = resized(large, 6)
+    assert small.shape == (6, 6, *image.shape[2:]) and small.dtype == image.dtype
+    apart = small[2:4, 2:4].mean((0, 1)) - large[8:16, 12:20].mean((0, 1))
+    assert np.abs(apart).max() < 0.15 * np.iinfo(image.dtype).max
+
+
+def test_a_folder_is_measured_in_another_size(tmp_path: Path) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    Image.fromarray(COLOUR.repeat(3, 0)).save(tmp_path / "b.png")
+    source = open_source(tmp_path, 1, 16)
+    assert isinstance(source.images, np.ndarray) and source.images.shape == (2, 16, 16, 3)
+    assert source.name == f"folder {tmp_path.name} (2 images, each 16x16)"
+    assert source.fingerprint != open_source(tmp_path, 1).fingerprint
+
+
+def test_cifar10_is_measured_in_another_size(tmp_path: Path, batches: Batches) -> None:
+    source = open_source(write_cifar(tmp_path, "binary", batches), 1, 48)
+    assert isinstance(source.images, np.ndarray) and source.images.shape == (13, 48, 48, 3)
+
+
+def test_a_store_is_measured(tmp_path: Path) -> None:
+    images, labels = [COLOUR, GREY], np.array([5, -1])
+    imgstore.hdf5.store_many(tmp_path / "store", images, labels, durable=False)
+    source = open_source(tmp_path / "store", 1)
+    assert source.name == "store store (2 images)" and source.labels.tolist() == [5, -1]
+    for image, expected in zip(source.images, images, strict=True):
+        np.testing.assert_array_equal(image, expected)
 
 
 def test_refuses_no_synthetic_images() -> None:
