@@ -25,7 +25,7 @@ memory and may be written to.
 else CorruptStoreError names the file. `verify=False` skips that, never the checks that keep the process
 alive. A checksum is no signature: run `imgstore.verify` on a store from a stranger before you read it.
 
-Errors are in `imgstore.errors`.
+Errors are in `imgstore.errors`. `python -m imgstore` makes stores of folders, of CIFAR-10 and of other stores.
 """
 
 import os

@@ -41,10 +41,10 @@ _FEW = 8  # files that are synced one by one
 _LARGEST_CURRENT = 4096
 _LARGEST_DESCRIPTION = 1 << 30
 _GENERATION = re.compile(r"\d{6,18}-[0-9a-f]{6}")
-_FORMAT = 2  # the version of all that lies in a store
+FORMAT = 2  # the version of all that lies in a store
 _CURRENT = re.compile(
     rb"(imgstore %d (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
-    rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n" % _FORMAT
+    rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n" % FORMAT
 )
 
 
@@ -224,8 +224,8 @@ def _is_current(root: str, status: os.stat_result) -> bool:
 
 def _entry(root: str, current: bytes) -> re.Match[bytes]:
     entry = _CURRENT.fullmatch(current)
-    if re.match(rb"imgstore (?!%d )\d+ " % _FORMAT, current):
-        message = f"is of another version of the format, which is {_FORMAT} here; store anew"
+    if re.match(rb"imgstore (?!%d )\d+ " % FORMAT, current):
+        message = f"is of another version of the format, which is {FORMAT} here; store anew"
         raise CorruptStoreError(f"{root}/CURRENT", message)
     if not entry or b"%016x" % checksum(entry[1]) != entry["checksum"]:
         raise CorruptStoreError(f"{root}/CURRENT", "does not match its own checksum")
@@ -256,7 +256,7 @@ def _live_name(root: str) -> str | None:
 
 
 def _replace_current(root: str, backend: str, name: str, durable: bool, description: str) -> None:
-    line = f"imgstore {_FORMAT} {backend} {name} {'synced' if durable else 'unsynced'} {description}"
+    line = f"imgstore {FORMAT} {backend} {name} {'synced' if durable else 'unsynced'} {description}"
     text = f"{line} {checksum(line.encode()):016x}\n".encode()
     path = os.path.join(root, "CURRENT")
     _replace_file(path, f"{path}.new", durable, lambda new: write_file(new, text))

@@ -1,5 +1,6 @@
 """What lmdb and hdf5 share: blocks of images that are read where they lie in a memory map."""
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
-from imgstore._images import Array, Block, Labels
+from imgstore._images import Array, Block, Form, Labels
 from imgstore._store import Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
@@ -78,6 +79,13 @@ class Mapped(Many):
                 raise self.fault(f"the block of {len(mapped)} images does not match its checksum", first)
             yield read
             first = last
+
+    def forms(self) -> Iterator[Form]:
+        first = self.first
+        while first < self.first + self.count:
+            images = self.block(first).block.images
+            yield from itertools.repeat((images.shape[1:], images.dtype), len(images))
+            first += len(images)
 
     def bounds(self, image_id: int) -> tuple[int, int]:
         """First id of the block of this image, and of the next block; where all images have one form."""

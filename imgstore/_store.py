@@ -4,7 +4,8 @@ import itertools
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -73,6 +74,11 @@ class Many:
         """All images, in ascending order: into the rows of `images`, or each block into memory of its own."""
         return iter(())
 
+    def forms(self) -> Iterator[Form]:
+        """Shape and dtype of each image; a format that can tells them without reading pixels."""
+        for _, images, _ in self.read_blocks():
+            yield from itertools.repeat((images.shape[1:], images.dtype), len(images))
+
 
 class Backend(ABC):
     """A format. A subclass tells how its files are written and read; the verbs are the same for all."""
@@ -120,9 +126,18 @@ class Backend(ABC):
         """
         if not hasattr(labels, "__len__"):
             raise InvalidArgumentError("labels", "has no length, which gives N; give a list or an array")
-        checked = checked_integers(labels, "labels")
-        stream = blocks(images, checked, self.refusal)
-        first = next(stream, None)  # a bad first image is refused before anything is made
+        write = self.writer(images, checked_integers(labels, "labels"))
+        with writing(root) as path:
+            replace_generation(path, self.name, durable, write)
+
+    def writer(self, images: Iterable[Array], labels: Labels) -> Callable[[str], dict[str, Any]]:
+        """What writes these to the files of a new generation, and gives its DESCRIPTION.
+
+        The first block is drawn at once, so that a bad image is refused before anything is made. Labels are looked at
+        when their images have been drawn.
+        """
+        stream = blocks(images, labels, self.refusal)
+        first = next(stream, None)
         forms: set[Form] = set()
 
         def noted(block: Block) -> Block:
@@ -138,10 +153,9 @@ class Backend(ABC):
                     "dtype": first.images.dtype.str,
                     "per_block": len(first.labels),
                 }
-            return {"count": len(checked), **more}
+            return {"count": len(labels), **more}
 
-        with writing(root) as path:
-            replace_generation(path, self.name, durable, write)
+        return write
 
     def store_single(self, root: Root, image: Array, image_id: int, label: int, *, durable: bool = True) -> None:
         """Add one `(H, W[, C])` image to the store at `root`, or replace the one with that id: all or nothing.
@@ -255,7 +269,7 @@ class Reader(Sequence[Pair]):
 
     def __init__(self, backend: Backend, generation: Generation, verify: bool, singles: Labels | None = None) -> None:
         self._backend = backend
-        self._generation = generation
+        self.generation = generation  # that it reads
         self._verify = verify
         self._many: Many | None = backend.open_all(generation, verify)
         if singles is None:
@@ -279,7 +293,7 @@ class Reader(Sequence[Pair]):
         ids = self.ids if image_ids is None else checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
-            raise ImageNotFoundError(int(missing), self._generation.root)
+            raise ImageNotFoundError(int(missing), self.generation.root)
         singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
         forms = {(image.shape, image.dtype) for image, _ in singles.values()}
         if not many.form or not len(ids) or forms - {many.form}:
@@ -298,6 +312,14 @@ class Reader(Sequence[Pair]):
             images[row], labels[row] = image, label
         return images, labels
 
+    def forms(self) -> Counter[Form]:
+        """How many images have each shape and dtype, for which only the pixels of singles are read."""
+        many = self._open()
+        forms = itertools.repeat(many.form, many.count) if many.form else many.forms()
+        counted = Counter(form for image_id, form in enumerate(forms) if image_id not in self._replaced)
+        singles = (self._read_single(image_id)[0] for image_id in self._singles.tolist())
+        return counted + Counter((image.shape, image.dtype) for image in singles)
+
     def close(self) -> None:
         """Let go of the store. Reading then raises ReaderClosedError; closing again does nothing."""
         self._many = None
@@ -309,9 +331,13 @@ class Reader(Sequence[Pair]):
         return self._read(self._open(), position)
 
     def __getitems__(self, positions: Iterable[int]) -> list[Pair]:
-        """The pairs at these positions; PyTorch's DataLoader calls it with a whole batch."""
+        """The pairs at these positions, read at once; PyTorch's DataLoader calls it with a whole batch.
+
+        Where all images have one form, they are rows of one array.
+        """
         many = self._open()
-        return [self._read(many, position) for position in positions]
+        images, labels = self.read_many([self._id_at(many, position) for position in positions])
+        return list(zip(images, labels.tolist(), strict=True))
 
     def __enter__(self) -> Self:
         self._open()
@@ -322,7 +348,7 @@ class Reader(Sequence[Pair]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._open()
-        generation = self._generation
+        generation = self.generation
         return _reopened, (self._backend, generation.root, generation.name, self._verify, self._singles)
 
     def _open(self) -> Many:
@@ -331,24 +357,26 @@ class Reader(Sequence[Pair]):
         return self._many
 
     def _read(self, many: Many, position: int) -> Pair:
+        image_id = self._id_at(many, position)
+        if image_id >= many.count or image_id in self._replaced:
+            return self._read_single(image_id)
+        return many.read(image_id)
+
+    def _id_at(self, many: Many, position: int) -> int:
         index = operator.index(position)
         length = many.count + len(self._added)
         if not -length <= index < length:
             raise IndexError(f"position {index} is not in a reader of {length} images")
         index %= length
-        if index >= many.count:
-            return self._read_single(int(self._added[index - many.count]))
-        if index in self._replaced:
-            return self._read_single(index)
-        return many.read(index)
+        return index if index < many.count else int(self._added[index - many.count])
 
     def _read_single(self, image_id: int) -> Pair:
-        path = self._generation.path(single_name(image_id, self._backend.suffix))
+        path = self.generation.path(single_name(image_id, self._backend.suffix))
         try:
             return self._backend.read_stored_singly(path, image_id, self._verify)
         except FileNotFoundError:
             # never an older image of this id from the many
-            raise self._generation.fault(path, "is missing from the store", image_id) from None
+            raise self.generation.fault(path, "is missing from the store", image_id) from None
 
 
 def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Labels) -> Reader:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from imgstore._checksums import image_checksum, image_checksums
-from imgstore._generations import Generation, read_file, write_file
+from imgstore._generations import Generation, open_file, read_file, write_file
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
@@ -32,6 +32,7 @@ _LARGEST_FILE = 1 << 29
 _PLAIN_BYTES = 4096 - 300  # of pixels, in a file that still fits a block of the usual file systems
 _COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types, by channels
 _TEXT_AT = 41  # behind signature, IHDR, and length and name of the text chunk
+_HEAD_BYTES = 512  # hold the text chunk
 _AFTER_PIXELS = 20  # the checksums of deflate and of the chunk, and IEND
 _LABELS = "labels.csv"
 _TITLE = "id,label\n"
@@ -116,6 +117,17 @@ class _Files(Many):
                 images[image_id] = image
             yield Block(image_id, image[np.newaxis], np.array([label]))
 
+    def forms(self) -> Iterator[Form]:
+        for image_id in range(self.count):
+            path = self._generation.path(f"{image_id:08d}.png")
+            descriptor, _ = open_file(path)
+            try:
+                yield _told(_text(os.read(descriptor, _HEAD_BYTES)), image_id)[0]
+            except ValueError as error:
+                raise CorruptStoreError(path, f"is not the PNG that was stored: {error}", image_id) from None
+            finally:
+                os.close(descriptor)
+
 
 def _encoded(block: Block) -> Iterator[bytes]:
     """The PNG of each image."""
@@ -167,6 +179,12 @@ def _decoded(data: bytes, image_id: int) -> tuple[Array, int, int]:
         return image, label, digest
 
 
+def _text(data: bytes) -> bytes:
+    """What the text chunk says where it stands before all others, as in each file of ours; else nothing."""
+    end = _TEXT_AT + int.from_bytes(data[33:37], "big")
+    return data[_TEXT_AT + 9 : end] if data[37 : _TEXT_AT + 9] == b"tEXtimgstore\0" else b""
+
+
 def _told(text: bytes, image_id: int) -> tuple[Form, int, int]:
     """Form, label and checksum from the text chunk. Raises ValueError where it does not tell of this image."""
     entry = _TEXT.fullmatch(text)
@@ -216,13 +234,14 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def _read_plain_png(data: bytes, image_id: int) -> tuple[Array, int, int] | None:
     """What `_plain_png` wrote, read without a codec; None for any other file."""
-    text_end = _TEXT_AT + int.from_bytes(data[33:37], "big")
-    if data[37 : _TEXT_AT + 9] != b"tEXtimgstore\0":
+    text = _text(data)
+    if not text:
         return None
-    form, label, digest = _told(data[_TEXT_AT + 9 : text_end], image_id)
+    form, label, digest = _told(text, image_id)
     if form[1] != np.uint8 or _mode(*form) is None:
         return None
     head, height, row_bytes, start = _plain_layout(form[0])
+    text_end = _TEXT_AT + 9 + len(text)
     pixels_at = text_end + 8 + len(start)
     end = pixels_at + height * row_bytes
     is_plain = data[:33] == head and data[text_end + 8 : pixels_at] == start and len(data) == end + _AFTER_PIXELS

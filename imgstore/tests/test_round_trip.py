@@ -134,7 +134,7 @@ def test_reader_ends(backend: ModuleType, bad: Callable[[int], int], tmp_path: P
 
 @given(data=st.data())
 def test_what_comes_back_is_the_callers(backend: ModuleType, data: st.DataObject) -> None:
-    """Each array owns its memory, and to change one changes nothing stored and no other."""
+    """Each array owns its memory, or is a row of a batch; and to change one changes nothing stored and no other."""
     with TemporaryDirectory() as root:
         expected = fill(backend, root, data.draw(stores(backend, least=1)))
         twice, positions = [*expected] * 2, [*range(len(expected))] * 2
@@ -142,18 +142,20 @@ def test_what_comes_back_is_the_callers(backend: ModuleType, data: st.DataObject
             for read in (
                 lambda: [backend.read_single(root, image_id)[0] for image_id in twice],
                 lambda: [reader[position][0] for position in positions],
-                lambda: [image for image, _ in reader.__getitems__(positions)],
                 lambda: backend.read_many(root)[0],
                 lambda: reader.read_many(twice)[0],
                 lambda: reader.read_many([*expected][:1] * 2)[0],
             ):
                 assert_owned(read())
+            batch = [image for image, _ in reader.__getitems__(positions)]
+            assert_owned(batch, [image if image.base is None else image.base for image in batch])
             assert read_back(*reader.read_many()) == list(expected.values())
 
 
-def assert_owned(images: Array | list[Array]) -> None:
+def assert_owned(images: Array | list[Array], owners: list[Array] | None = None) -> None:
     arrays = [images] if isinstance(images, np.ndarray) else images
-    assert all(array.flags.owndata and array.flags.writeable for array in arrays)
+    assert all(owner.flags.owndata for owner in owners or arrays)
+    assert all(array.flags.writeable for array in arrays)
     for number, array in enumerate(arrays):
         others = arrays[:number] + arrays[number + 1 :]
         before = [other.tobytes() for other in others]
