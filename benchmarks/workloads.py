@@ -25,6 +25,8 @@ BATCH = 256
 SEED = 20
 SPARE_BYTES = 256 << 20
 LONG_SECONDS = 5.0  # of storing, beyond which one more call tells nothing new
+WHOLE_BYTES = 4 << 30  # of pixels: more is read in parts, each let go of before the next
+PART_BYTES = 512 << 20
 FILE_SYSTEM_BLOCK = 4096
 
 
@@ -64,6 +66,7 @@ class Cell:
     terms: Terms
     forks: bool = True  # whether its libraries work on in a forked child, where memory is measured
     store_seconds: float = 0.0  # that it took to store what all reading cells share
+    image_size: int | None = None  # pixels a side, where the images were made that size
 
     @property
     def stored(self) -> str:
@@ -78,8 +81,11 @@ class Cell:
 class Workload(ABC):
     """One operation on one cell. `images_per_call` and `bytes_per_call` are what a call moves."""
 
-    operation: ClassVar[str]
+    operation: str
     repeats: ClassVar[bool] = False  # too short to be timed alone: pytest-benchmark calls it several times a round
+    grows: ClassVar[bool] = False  # holds so many images that its memory is of interest
+    readers: int = 1
+    cache: str = "warm"  # what storing has to do with
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -124,6 +130,7 @@ class StoreMany(Workload):
     """All images into a new store."""
 
     operation = "store_many"
+    grows = True
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
@@ -152,7 +159,7 @@ class StoreMany(Workload):
         cell.backend.store_many(root, images, cell.labels, durable=cell.terms.durable)
 
     def check(self, result: None) -> None:
-        must_equal(self.cell.backend.read_many(self.root), self.cell.images, self.cell.labels)
+        must_hold(self.cell, self.root)
 
     def finish(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
@@ -189,11 +196,19 @@ class StoreSingle(Workload):
 class Reading(Workload):
     """What all reading has in common: the stored set, in the page cache or out of it."""
 
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.cache = "cold" if cell.terms.cold else "warm"
+
     def prepare(self) -> tuple[Any, ...]:
         if self.cell.terms.cold:
-            self.finish()
+            self.let_go()
             evict(self.cell.stored)
         return self.arguments()
+
+    def let_go(self) -> None:
+        """Hold nothing of the store, because what is mapped is not evicted."""
+        self.finish()
 
     @abstractmethod
     def arguments(self) -> tuple[Any, ...]:
@@ -220,19 +235,31 @@ class ReadMany(Reading):
     """Open the store, read all images in order, close."""
 
     operation = "read_many"
+    grows = True
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self.images_per_call = len(cell.images)
+        self.parts = parts_of(cell.images)
 
     def arguments(self) -> tuple[Any, ...]:
         return (self.cell.stored,)
 
     def call(self, root: str) -> Any:
-        return self.cell.backend.read_many(root, verify=self.cell.terms.verify)
+        """The images, or the last part of them."""
+        backend, verify = self.cell.backend, self.cell.terms.verify
+        if len(self.parts) == 1:
+            return backend.read_many(root, verify=verify)
+        with backend.open_reader(root, verify=verify) as reader:
+            for part in self.parts:
+                result = None
+                result = reader.read_many(part)
+        return result
 
     def check(self, result: Any) -> None:
-        must_equal(result, self.cell.images, self.cell.labels)
+        must_equal_part(result, self.cell, self.parts[-1])
+        if len(self.parts) > 1:
+            must_hold(self.cell, self.cell.stored)
 
 
 class ThroughReader(Reading):
@@ -243,8 +270,11 @@ class ThroughReader(Reading):
     def prepare(self) -> tuple[Any, ...]:
         arguments = super().prepare()
         if self.reader is None:
-            self.reader = self.cell.backend.open_reader(self.cell.stored, verify=self.cell.terms.verify)
+            self.open()
         return arguments
+
+    def open(self) -> None:
+        self.reader = self.cell.backend.open_reader(self.cell.stored, verify=self.cell.terms.verify)
 
     def finish(self) -> None:
         if self.reader is not None:
@@ -292,8 +322,7 @@ class ReadBatch(ThroughReader):
         return self.reader.read_many(image_ids)
 
     def check(self, result: Any) -> None:
-        images = [self.cell.images[image_id] for image_id in self.chosen.tolist()]
-        must_equal(result, images, self.cell.labels[self.chosen])
+        must_equal_part(result, self.cell, self.chosen)
 
 
 OPERATIONS: dict[str, type[Workload]] = {
@@ -320,7 +349,7 @@ def measure(benchmark: Any, workload: Workload, rounds: Rounds | None) -> None:
             result = benchmark.pedantic(workload.call, setup=lambda: (workload.prepare(), {}), rounds=count)
         workload.check(result)
         benchmark.extra_info.update(facts(workload))
-        if rounds and workload.cell.forks and workload.operation.endswith("_many"):
+        if rounds and workload.cell.forks and workload.grows:
             benchmark.extra_info["peak_bytes"] = peak_growth(workload.call_for_memory)
     except BaseException:
         benchmark.has_error = True
@@ -336,6 +365,9 @@ def facts(workload: Workload) -> dict[str, Any]:
         "operation": workload.operation,
         "backend": cell.name,
         "cutoff": len(cell.images),
+        **({"image_size": cell.image_size} if cell.image_size else {}),
+        "readers": workload.readers,
+        "cache": workload.cache,
         "images_per_call": workload.images_per_call,
         "pixel_bytes_per_call": workload.bytes_per_call,
         "disk_bytes_per_image": disk_bytes(cell.stored) / len(cell.images),
@@ -354,6 +386,31 @@ def must_equal(result: Any, images: Images, labels: Labels) -> None:
             raise WrongResultError(f"image {image_id} is not the one that was stored")
 
 
+def must_equal_part(result: Any, cell: Cell, chosen: Array) -> None:
+    """Raise WrongResultError unless `result` is the images and labels `chosen`."""
+    must_equal(result, [cell.images[image_id] for image_id in chosen.tolist()], cell.labels[chosen])
+
+
+def must_hold(cell: Cell, root: str) -> None:
+    """Raise WrongResultError unless the store at `root` is the cell's images and labels."""
+    parts = parts_of(cell.images)
+    if len(parts) == 1:
+        must_equal(cell.backend.read_many(root), cell.images, cell.labels)
+        return
+    with cell.backend.open_reader(root) as reader:
+        if len(reader) != len(cell.images):
+            raise WrongResultError(f"{len(reader)} images instead of {len(cell.images)}")
+        for part in parts:
+            must_equal_part(reader.read_many(part), cell, part)
+
+
+def parts_of(images: Images) -> list[Array]:
+    """The ids of all images: in one part, or in parts of about PART_BYTES where they are many."""
+    count, size = len(images), pixel_bytes(images)
+    step = count if size <= WHOLE_BYTES else max(1, count * PART_BYTES // size)
+    return np.split(np.arange(count), range(step, count, step))
+
+
 def must_equal_one(result: Any, cell: Cell, chosen: int) -> None:
     """Raise WrongResultError unless `result` is image and label `chosen`."""
     image, label = result
@@ -369,11 +426,13 @@ def pixel_bytes(images: Images) -> int:
     return sum(image.nbytes for image in images)
 
 
-def missing_room(cell: Cell) -> str | None:
-    """Why the cell would not fit into the free disk and memory, or None."""
+def missing_room(cell: Cell, readers: int = 0) -> str | None:
+    """Why the cell, with so many more processes that read, would not fit into the free disk and memory, or None."""
     size, count = pixel_bytes(cell.images), len(cell.images)
-    disk_need = 3 * (size + FILE_SYSTEM_BLOCK * count) + SPARE_BYTES
-    memory_need = 2 * size + SPARE_BYTES
+    stores = 4 if readers else 3  # at once
+    disk_need = stores * (size + FILE_SYSTEM_BLOCK * count) + SPARE_BYTES
+    at_once = size if size <= WHOLE_BYTES else PART_BYTES
+    memory_need = (1 + max(1, readers)) * at_once + SPARE_BYTES
     for need, free, what in ((disk_need, free_disk(cell.directory), "disk"), (memory_need, free_memory(), "memory")):
         if need > free:
             return f"needs {need >> 20} MiB of {what}, {free >> 20} MiB are free"

@@ -1,5 +1,6 @@
 """Tests of the workloads: what a round does, in which order, and that a backend that lies is found out."""
 
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
@@ -7,6 +8,7 @@ import mmap
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,15 @@ class Lying:
 
     def close(self) -> None:
         self._target.close()
+
+    def __enter__(self) -> "Lying":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._target)
 
     def _one(self, image: Array, label: int) -> tuple[Array, int]:
         images, labels = self._lie([255 - image, image], np.array([label - 1, label]))
@@ -342,11 +353,21 @@ def test_facts_say_what_a_call_moves(tmp_path: Path, quick: None, kind: type[Wor
         "operation": kind.operation,
         "backend": "floor",
         "cutoff": COUNT,
+        "readers": 1,
+        "cache": "warm",
         "images_per_call": moved,
         "pixel_bytes_per_call": pytest.approx(moved * np.mean([image.nbytes for image in images])),
         "disk_bytes_per_image": os.stat(os.path.join(cell.stored, "flat")).st_blocks * 512 / COUNT,
         **({"peak_bytes": PEAK} if moved == COUNT else {}),
     }
+
+
+@every()
+@pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
+def test_facts_tell_the_cache_and_the_size(tiny: Cell, quick: None, kind: type[Workload], cold: bool) -> None:
+    measure(benchmark := FakeBenchmark(), kind(dataclasses.replace(tiny, terms=Terms(cold=cold), image_size=6)), ONCE)
+    assert benchmark.extra_info["image_size"] == 6
+    assert benchmark.extra_info["cache"] == ("cold" if cold and kind in READING else "warm")
 
 
 @every((StoreMany, ReadMany))
@@ -495,6 +516,45 @@ def test_a_cold_round_starts_with_nothing_in_memory(tiny: Cell, kind: type[Workl
         assert cached_pages(tiny.stored) > 0
 
 
+def device_reads() -> int:
+    """Bytes that the devices had to read for this process; skips where the system does not tell."""
+    try:
+        lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        pytest.skip(f"what a process reads from devices is not told: {error}")
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> None:
+    """Skips where reads are not counted, as with a RAM disk or a file system of another machine."""
+    control, content = tmp_path / "control", os.urandom(1 << 20)
+    control.write_bytes(content)
+    with open(control, "rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = device_reads()
+        assert file.read() == content
+    if device_reads() - before < len(content):
+        pytest.skip(f"{file_system(str(tmp_path))[0]} counts no reads, or keeps in memory what it is told to evict")
+    control.unlink()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cold_round_reads_from_the_device(tmp_path: Path, counted: None, backend: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 128, 128, 3), np.uint8)
+    cell = Cell(backend, BACKENDS[backend], images, np.arange(40), str(tmp_path), Terms())
+    cell.store()
+    moved: dict[bool, list[int]] = {}
+    for cold in (True, False, True):
+        workload = ReadMany(dataclasses.replace(cell, terms=Terms(cold=cold)))
+        arguments = workload.prepare()
+        before = device_reads()
+        workload.call(*arguments)
+        moved.setdefault(cold, []).append(device_reads() - before)
+    assert min(moved[True]) >= images.nbytes and max(moved[False]) < images.nbytes / 10
+
+
 @every(READING)
 @pytest.mark.parametrize("tiny", BACKENDS, indirect=True)
 def test_nothing_holds_the_store_when_it_is_evicted(
@@ -557,6 +617,105 @@ def test_a_cell_needs_room(
 ) -> None:
     roomy(monkeypatch, disk, memory)
     assert missing_room(large) == reason
+
+
+def test_each_reader_needs_room(monkeypatch: pytest.MonkeyPatch, large: Cell) -> None:
+    roomy(monkeypatch, disk=4 * (6 << 30) + (256 << 20))
+    assert missing_room(large, 1) is None
+    roomy(monkeypatch, disk=4 * (6 << 30) + (256 << 20) - 1)
+    assert missing_room(large, 1) == "needs 24832 MiB of disk, 24831 MiB are free"
+    roomy(monkeypatch, memory=(10 << 30) + (256 << 20))
+    assert missing_room(large, 4) is None
+    assert missing_room(large, 5) == "needs 12544 MiB of memory, 10496 MiB are free"
+
+
+def test_what_is_read_in_parts_needs_room_for_a_part(monkeypatch: pytest.MonkeyPatch, large: Cell) -> None:
+    cell = dataclasses.replace(large, images=Repeated(large.images, 3 * len(large.images)))  # 6 GiB
+    roomy(monkeypatch, memory=(1 << 30) + (256 << 20))
+    assert missing_room(cell) is None
+    roomy(monkeypatch, memory=(1 << 30) + (256 << 20) - 1)
+    assert missing_room(cell) == "needs 1280 MiB of memory, 1279 MiB are free"
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read at once are two images, about."""
+    monkeypatch.setattr(workloads, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(workloads, "PART_BYTES", 2 * 6 * 4 * 3)
+
+
+def lie_about(label: int) -> Callable[[list[Array], Array], tuple[list[Array], Array]]:
+    """Of the image with this label a pixel is wrong."""
+    return lambda images, labels: (
+        [flipped(image) if own == label else image for image, own in zip(images, labels, strict=True)],
+        labels,
+    )
+
+
+@every((ReadMany, StoreMany))
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("images", [PIXELS, MIXED], ids=["uniform", "mixed"])
+@pytest.mark.parametrize("lie", [None, 3, 5], ids=["none", "in the first part", "in the last part"])
+def test_a_large_store_is_read_and_checked_in_parts(
+    tmp_path: Path, quick: None, in_parts: None, kind: type[Workload], backend: str, images: Any, lie: Any
+) -> None:
+    cell = Cell(backend, BACKENDS[backend], images, LABELS, str(tmp_path), Terms())
+    cell.store()
+    lying = dataclasses.replace(cell, backend=Lying(cell.backend, "open_reader", lie_about(lie)))
+    with contextlib.nullcontext() if lie is None else pytest.raises(WrongResultError):
+        measure(FakeBenchmark(), kind(lying), ONCE)
+    assert os.listdir(tmp_path) == ["stored"]
+
+
+def test_a_large_store_of_more_images_is_found_out(tiny: Cell, quick: None, in_parts: None) -> None:
+    floor.store_many(tiny.stored, [*PIXELS, PIXELS[0]], [*LABELS, 0])
+    with pytest.raises(WrongResultError, match="6 images instead of 5"):
+        measure(FakeBenchmark(), ReadMany(tiny), ONCE)
+
+
+class Watching:
+    """A backend that notes, as each part is read, how many of those before are still in memory."""
+
+    def __init__(self) -> None:
+        self.parts, self.alive = list[Any](), list[int]()
+
+    def open_reader(self, root: str, verify: bool) -> Any:
+        return contextlib.nullcontext(self)
+
+    def read_many(self, image_ids: Array) -> tuple[Array, Array]:
+        self.alive.append(sum(part() is not None for part in self.parts))
+        images = PIXELS[image_ids]
+        self.parts.append(weakref.ref(images))
+        return images, LABELS[image_ids]
+
+
+def test_each_part_is_let_go_of_before_the_next(tiny: Cell, in_parts: None) -> None:
+    watching = Watching()
+    ReadMany(dataclasses.replace(tiny, backend=watching)).call(tiny.stored)
+    assert watching.alive == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "whole", "part", "expected"),
+    [
+        (PIXELS, 0, 1, 5),
+        (PIXELS, 0, 150, 3),
+        (PIXELS, 5 * 72 - 1, 150, 3),
+        (PIXELS, 5 * 72, 150, 1),
+        (MIXED, 0, 1, 5),
+        (MIXED, 0, 150, 2),
+        (MIXED, 1 << 30, 150, 1),
+        (Repeated(PIXELS, 11), 0, 150, 6),
+    ],
+)
+def test_parts_are_all_images_in_order(
+    monkeypatch: pytest.MonkeyPatch, images: Any, whole: int, part: int, expected: int
+) -> None:
+    monkeypatch.setattr(workloads, "WHOLE_BYTES", whole)
+    monkeypatch.setattr(workloads, "PART_BYTES", part)
+    parts = workloads.parts_of(images)
+    assert np.concatenate(parts).tolist() == list(range(len(images)))
+    assert len(parts) == expected
 
 
 @pytest.mark.parametrize("images", [MIXED, Repeated(MIXED, 3 * COUNT)], ids=["mixed", "repeated"])
