@@ -1,14 +1,16 @@
 """The options and fixtures of the suite. What measures is in `benchmarks`."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +18,28 @@ import pytest
 import imgstore
 from benchmarks import floor, gate, peers, report, terms
 from benchmarks.contest import Key
-from benchmarks.images import Source, SourceError, open_source
-from benchmarks.workloads import OPERATIONS, Cell, Rounds, Terms, free_memory, missing_room, verb_of
+from benchmarks.images import SIZE, Source, open_source, synthesized
+from benchmarks.loader import LoadEpoch
+from benchmarks.readers import ReadWhileReplaced
+from benchmarks.workloads import (
+    OPERATIONS,
+    Cell,
+    Reading,
+    Rounds,
+    Terms,
+    Workload,
+    free_memory,
+    missing_room,
+    verb_of,
+)
+from imgstore.errors import ImgstoreError
 
 FLOOR = "floor"
+CACHES = ("warm", "cold")
 CUTOFFS = (10, 100, 1000, 10_000)
 LARGEST_CUTOFF = 100_000
-SYNTHETIC_BYTES, LABEL_BYTES = 32 * 32 * 3, 8
-SOURCE = pytest.StashKey[Source]()
+LABEL_BYTES = 8
+SOURCES = pytest.StashKey[dict[int | None, Source]]()
 DIRECTORY = pytest.StashKey[str]()
 REFERENCE = pytest.StashKey[gate.Reference]()
 OUTCOME = pytest.StashKey[gate.Outcome]()
@@ -60,9 +76,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cache",
-        choices=("warm", "cold"),
-        default="warm",
-        help="read from the page cache, or after evicting the store from it before each round; default: warm",
+        metavar="STATE,...",
+        type=parsed_caches,
+        default=("warm",),
+        help="warm: read from the page cache; cold: after evicting the store from it before each round; "
+        "warm,cold: both; default: warm",
+    )
+    group.addoption(
+        "--readers",
+        metavar="N,...",
+        type=functools.partial(positive_integers, "--readers"),
+        help="read batches and all images in so many processes at once, also while the store is replaced, and load "
+        "epochs with PyTorch's DataLoader; default: no other process",
+    )
+    group.addoption(
+        "--image-size",
+        metavar="PIXELS,...",
+        type=functools.partial(positive_integers, "--image-size"),
+        help="measure with square images of so many pixels a side; default: the images' own sizes",
     )
     group.addoption(
         "--peers",
@@ -99,11 +130,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def parsed_cutoffs(text: str) -> tuple[int, ...]:
-    if text == "all":
-        return (*CUTOFFS, LARGEST_CUTOFF)
+    return (*CUTOFFS, LARGEST_CUTOFF) if text == "all" else positive_integers("--cutoffs", text)
+
+
+def positive_integers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() and int(part) for part in text.split(",")):
-        raise pytest.UsageError(f"--cutoffs: {text!r} is not a list of positive integers such as 10,1000, nor `all`")
+        raise pytest.UsageError(f"{option}: {text!r} is not a list of positive integers such as 10,1000")
     return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+def parsed_caches(text: str) -> tuple[str, ...]:
+    states = tuple(dict.fromkeys(text.split(",")))
+    if not set(states) <= set(CACHES):
+        raise pytest.UsageError(f"--cache: {text!r} is neither warm nor cold, nor warm,cold")
+    return states
 
 
 def parsed_backends(text: str) -> tuple[str, ...]:
@@ -137,11 +177,18 @@ def pytest_configure(config: pytest.Config) -> None:
     against = config.getoption("--against")
     config.option.cutoffs = config.option.cutoffs or (CUTOFFS if against is None else gate.DEFAULT_CUTOFFS)
     if against is not None:
+        must_be_one_kind(config)
         with one_line():
             config.stash[REFERENCE] = gate.Reference.of(config.rootpath, against)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, interrupted)
+
+
+def must_be_one_kind(config: pytest.Config) -> None:
+    """Raise UsageError where a comparison with another commit is asked for more than it can tell apart."""
+    if config.getoption("--readers") or len(sizes_of(config)) > 1 or len(config.getoption("--cache")) > 1:
+        raise pytest.UsageError("--against: takes one --cache, one --image-size and no --readers")
 
 
 @contextlib.contextmanager
@@ -168,27 +215,45 @@ def store_directory(config: pytest.Config) -> str:
     return os.path.abspath(path)
 
 
-def source_of(config: pytest.Config) -> Source:
-    """The images of the run, opened when first asked for; UsageError where there are none."""
-    if SOURCE not in config.stash:
+def source_of(config: pytest.Config, image_size: int | None) -> Source:
+    """The images of the run of this size, opened when first asked for; UsageError where there are none."""
+    opened = config.stash.setdefault(SOURCES, {})
+    if image_size not in opened:
         count, free = max(config.getoption("--cutoffs")), free_memory()
-        need = count * (LABEL_BYTES if config.getoption("--images") else LABEL_BYTES + SYNTHETIC_BYTES)
+        size = image_size or SIZE
+        pixels = 0 if config.getoption("--images") else synthesized(count, size) * 3 * size * size
+        need = count * LABEL_BYTES + pixels
         if need > free:
             room = f"{count} images need {need >> 20} MiB of memory or more"
             raise pytest.UsageError(f"--cutoffs: {room}, {free >> 20} MiB are free; choose fewer")
         try:
-            config.stash[SOURCE] = open_source(config.getoption("--images"), count)
-        except SourceError as error:
+            opened[image_size] = open_source(config.getoption("--images"), count, image_size)
+        except ImgstoreError as error:
             raise pytest.UsageError(f"--images: {error}") from None
-    return config.stash[SOURCE]
+    return opened[image_size]
+
+
+def sizes_of(config: pytest.Config) -> tuple[int | None, ...]:
+    """Pixels a side; None for the images' own sizes."""
+    return config.getoption("--image-size") or (None,)
+
+
+def sources_of(config: pytest.Config) -> list[Source]:
+    return [source_of(config, size) for size in sizes_of(config)]
 
 
 def terms_of(config: pytest.Config) -> Terms:
     return Terms(
         durable=not config.getoption("--no-durable"),
-        cold=config.getoption("--cache") == "cold",
+        cold=config.getoption("--cache") == ("cold",),
         verify=not config.getoption("--no-verify"),
     )
+
+
+def told_terms(config: pytest.Config) -> dict[str, Any]:
+    """The terms of the run, as they are shown and recorded."""
+    both = {"cold": "both"} if len(config.getoption("--cache")) > 1 else {}
+    return asdict(terms_of(config)) | both
 
 
 def run_directory(config: pytest.Config) -> str:
@@ -213,7 +278,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cells = [item.nodeid for item in items if is_cell(item)]
     if not cells or config.getoption("collectonly"):
         return
-    source_of(config)
+    sources_of(config)
     run_directory(config)
     kind = terms.file_system(store_directory(config))[0]
     if kind in terms.RAM_DISKS:
@@ -228,42 +293,78 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    if SOURCE not in config.stash:
+    if SOURCES not in config.stash:
         return []
-    source, kept = source_of(config), terms_of(config)
     kind, device = terms.file_system(store_directory(config))
-    left_out = [f"left out: {path}: {reason}" for path, reason in source.left_out]
     missing = peers.missing() if config.getoption("--peers") else {}
     return [
         *(f"no {name}: {reason}" for name, reason in missing.items()),
-        f"images: {source.name}" + (f"; {len(left_out)} files left out" if left_out else ""),
-        *left_out,
+        *(line for source in sources_of(config) for line in heading_of(source)),
         f"stores: in {store_directory(config)}, {kind} on {device}",
-        f"terms: {terms.shown(asdict(kept))}",
+        f"terms: {terms.shown(told_terms(config))}",
     ]
+
+
+def heading_of(source: Source) -> list[str]:
+    left_out = [f"left out: {path}: {reason}" for path, reason in source.left_out]
+    return [f"images: {source.name}" + (f"; {len(left_out)} files left out" if left_out else ""), *left_out]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What needs other processes is measured only where they are asked for."""
+    return True if collection_path.name == "test_training.py" and not config.getoption("--readers") else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
-    names = [FLOOR, *metafunc.config.getoption("--backends")]  # first, so that a run cut short has its limit
-    if REFERENCE in metafunc.config.stash:
-        names = [name for name in names if name in imgstore.BACKENDS]
-    elif metafunc.config.getoption("--peers"):
-        verb = verb_of(metafunc.function.__name__.removeprefix("test_"))
-        names += [name for name in peers.available() if verb in peers.PEERS[name].verbs]
+    operation = metafunc.function.__name__.removeprefix("test_")
     metafunc.parametrize("cutoff", metafunc.config.getoption("--cutoffs"), scope="session")
-    metafunc.parametrize("backend", dict.fromkeys(names), scope="session")
+    metafunc.parametrize("backend", names_for(operation, metafunc.config), scope="session")
+    sizes, readers, caches = (metafunc.config.getoption(name) for name in ("--image-size", "--readers", "--cache"))
+    metafunc.parametrize("image_size", named("{}px", sizes) if sizes else unnamed(None), scope="session")
+    if "readers" in metafunc.fixturenames:
+        metafunc.parametrize("readers", named("{}readers", readers) if readers else unnamed(None))
+    caches = caches if has_cache(operation) else ("warm",)
+    metafunc.parametrize("cache", named("{}", caches) if caches[1:] else unnamed(*caches))
+
+
+def names_for(operation: str, config: pytest.Config) -> list[str]:
+    """The backends to measure the operation with."""
+    ours = [name for name in config.getoption("--backends") if name != FLOOR]
+    if REFERENCE in config.stash or operation == ReadWhileReplaced.operation:  # others cannot be read meanwhile
+        return ours
+    names = [FLOOR, *ours]  # first, so that a run cut short has its limit
+    if operation == LoadEpoch.operation:
+        return [*names, "pillow"]  # as torchvision's ImageFolder reads
+    if config.getoption("--peers"):
+        names += [name for name in peers.available() if verb_of(operation) in peers.PEERS[name].verbs]
+    return names
+
+
+def named(text: str, values: Sequence[Any]) -> list[Any]:
+    """Parameters with a name each."""
+    return [pytest.param(value, id=text.format(value)) for value in values]
+
+
+def unnamed(value: Any) -> list[Any]:
+    """The one parameter where none was asked for, which stands in no name."""
+    return [pytest.param(value, id=pytest.HIDDEN_PARAM)]
+
+
+def has_cache(operation: str) -> bool:
+    """Whether it is measured both warm and cold."""
+    return issubclass(OPERATIONS.get(operation, Workload), Reading)
 
 
 @pytest.fixture(scope="session")
-def cell(pytestconfig: pytest.Config, backend: str, cutoff: int) -> Iterator[Cell]:
+def stored_cell(pytestconfig: pytest.Config, backend: str, cutoff: int, image_size: int | None) -> Iterator[Cell]:
     """A backend and the first `cutoff` images, stored once for all operations on them."""
-    images, labels = source_of(pytestconfig).take(cutoff)
+    images, labels = source_of(pytestconfig, image_size).take(cutoff)
     ours = backend in {*imgstore.BACKENDS, FLOOR}
     directory, kept = run_directory(pytestconfig), terms_of(pytestconfig)
-    cell = Cell(backend, module_of(backend), images, labels, directory, kept, forks=ours)
-    reason = missing_room(cell)
+    cell = Cell(backend, module_of(backend), images, labels, directory, kept, forks=ours, image_size=image_size)
+    reason = missing_room(cell, max(pytestconfig.getoption("--readers") or [0]))
     if reason:
         pytest.skip(reason)
     try:
@@ -277,6 +378,11 @@ def cell(pytestconfig: pytest.Config, backend: str, cutoff: int) -> Iterator[Cel
 
 
 @pytest.fixture
+def cell(stored_cell: Cell, cache: str) -> Cell:
+    return replace(stored_cell, terms=replace(stored_cell.terms, cold=cache == "cold"))
+
+
+@pytest.fixture
 def rounds(pytestconfig: pytest.Config) -> Rounds | None:
     """How long to measure; None where pytest-benchmark is disabled and everything runs once."""
     option = pytestconfig.getoption
@@ -286,7 +392,7 @@ def rounds(pytestconfig: pytest.Config) -> Rounds | None:
 
 
 def module_of(backend: str) -> Any:
-    return floor if backend == FLOOR else imgstore.BACKENDS.get(backend) or peers.available()[backend]
+    return floor if backend == FLOOR else imgstore.BACKENDS.get(backend) or peers.load(backend)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -302,7 +408,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     show = Progress(config.pluginmanager.getplugin("terminalreporter"))
     with one_line():
         outcome = gate.compare(
-            config.stash[REFERENCE], keys, directory, source_of(config), terms_of(config), budget, show
+            config.stash[REFERENCE], keys, directory, sources_of(config)[0], terms_of(config), budget, show
         )
     gate.write_reports(outcome, config.getoption("--against-report"))
     config.stash[OUTCOME], session.testsfailed = outcome, len(outcome.slower)
@@ -339,7 +445,7 @@ class Progress:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     terms.forget_clock_speed(machine_info)
-    machine_info["imgstore"] = terms.recorded(source_of(config), terms_of(config), store_directory(config))
+    machine_info["imgstore"] = terms.recorded(sources_of(config), told_terms(config), store_directory(config))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -82,6 +82,10 @@ class Reader(Sequence[Pair]):
     def __getitem__(self, position: int) -> Pair:  # type: ignore[override]
         return self._images[position].copy(), int(self._labels[position])
 
+    def __getitems__(self, positions: list[int]) -> list[Pair]:
+        images, labels = self.read_many(np.array(positions))
+        return list(zip(images, labels.tolist(), strict=True))
+
     def read_many(self, image_ids: Array) -> tuple[Array | list[Array], Array]:
         if isinstance(self._images, np.ndarray):
             return self._images.take(image_ids, axis=0), self._labels[image_ids]

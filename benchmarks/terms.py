@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import asdict
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +10,6 @@ import h5py
 import lmdb
 
 from benchmarks.images import Source
-from benchmarks.workloads import Terms
 
 RAM_DISKS = ("tmpfs", "ramfs")
 COMPARED = ("images", "terms", "file system")
@@ -29,13 +28,16 @@ def file_system(directory: str) -> tuple[str, str]:
     return "unknown", number
 
 
-def recorded(source: Source, terms: Terms, store_directory: str) -> dict[str, Any]:
+def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: str) -> dict[str, Any]:
     """What the JSON's machine information says beside what pytest-benchmark puts there."""
     kind, device = file_system(store_directory)
     packages = ("numpy", "pillow", "lmdb", "h5py", "xxhash", "pytest-benchmark")
     return {
-        "images": {"name": source.name, "fingerprint": source.fingerprint},
-        "terms": asdict(terms),
+        "images": {
+            "name": "; ".join(source.name for source in sources),
+            "fingerprint": "-".join(source.fingerprint for source in sources),
+        },
+        "terms": terms,
         "file system": {"type": kind, "device": device},
         "kernel": platform.release(),
         "versions": {name: version(name) for name in packages}

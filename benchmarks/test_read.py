@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.readers import reading
 from benchmarks.workloads import Cell, ReadBatch, ReadMany, ReadOne, ReadSingle, Rounds, measure
 
 
@@ -13,9 +14,9 @@ def test_read_one(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
     measure(benchmark, ReadOne(cell), rounds)
 
 
-def test_read_many(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
-    measure(benchmark, ReadMany(cell), rounds)
+def test_read_many(benchmark: Any, cell: Cell, rounds: Rounds | None, readers: int | None) -> None:
+    measure(benchmark, reading(ReadMany, cell, readers), rounds)
 
 
-def test_read_batch(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:
-    measure(benchmark, ReadBatch(cell), rounds)
+def test_read_batch(benchmark: Any, cell: Cell, rounds: Rounds | None, readers: int | None) -> None:
+    measure(benchmark, reading(ReadBatch, cell, readers), rounds)

@@ -125,11 +125,95 @@ def test_the_floor_stands_first_then_the_fastest(floor: float) -> None:
     assert [line[-5] for line in lines] == ["floor", "lmdb", "hdf5", "disk"]
 
 
-@pytest.mark.parametrize(("power", "shown"), [(1.0, "1.00"), (0.0, "0.00"), (1.5, "1.50")])
-def test_growth_is_the_slope_of_log_on_log(power: float, shown: str) -> None:
+def shown(benchmarks: list[Measured]) -> tuple[str, list[str]]:
+    """The titles, and each line with figures."""
+    add_figures(benchmarks)
+    _, _, titles, *lines = summary(benchmarks)
+    return titles, [line for line in lines if line and not line.startswith("from ")]
+
+
+def column(titles: str, line: str, title: str) -> str:
+    """What stands below a title, in columns that are aligned to its end."""
+    end = titles.index(title) + len(title)
+    return line[titles.index(title) : end].strip()
+
+
+def test_a_plain_run_has_no_more_columns() -> None:
+    titles, _ = shown([measured("read_many", "lmdb", 0.5, readers=1, cache="warm")])
+    assert titles.endswith("peak MiB")
+
+
+def test_cold_stands_beside_warm() -> None:
+    titles, lines = shown(
+        [
+            measured("read_many", name, seconds * slower, cache=cache)
+            for cache, slower in (("cold", 10), ("warm", 1))
+            for name, seconds in (("lmdb", 0.5), ("floor", 0.25))
+        ]
+        + [measured("store_many", "lmdb", 0.5, cache="warm")]
+    )
+    assert [line.split()[-2:] for line in lines[1:]] == [["400", "1.00"], ["200", "2.00"]]
+    assert [column(titles, line, "cold images/s") for line in lines] == ["", "400", "200"]
+    assert lines[2].split()[:4] == ["lmdb", "2,000", "6.0", "2.00"]
+
+
+def test_a_cold_run_alone_has_its_own_figures() -> None:
+    titles, lines = shown([measured("read_many", "lmdb", 0.5, cache="cold")])
+    assert titles.endswith("peak MiB") and lines[0].split()[2:4] == ["lmdb", "2,000"]
+
+
+def test_cells_with_and_without_processes_are_kept_apart() -> None:
+    """The floor of two readers is that of two; the efficiency is what each of them reaches of one alone."""
+    cells = [
+        measured("read_batch", name, seconds, images=256 * readers * calls, readers=readers)
+        for name, readers, calls, seconds in (
+            ("floor", 1, 8, 1.0),
+            ("lmdb", 1, 4, 1.0),
+            ("floor", 2, 8, 1.0),
+            ("lmdb", 2, 2, 1.0),
+        )
+    ]
+    titles, lines = shown(cells)
+    assert [column(titles, line, "x floor") for line in lines] == ["1.00", "2.00", "1.00", "4.00"]
+    assert [column(titles, line, "readers") for line in lines] == ["1", "1", "2", "2"]
+    assert [column(titles, line, "efficiency") for line in lines] == ["", "", "1.00", "0.50"]
+    assert [cell.extra_info.get("efficiency") for cell in cells] == [None, None, 1.0, 0.5]
+
+
+def test_an_efficiency_needs_one_reader() -> None:
+    titles, lines = shown([measured("read_batch", "lmdb", 0.5, readers=readers) for readers in (2, 4)])
+    assert [column(titles, line, "efficiency") for line in lines] == ["", ""]
+
+
+def test_sizes_stand_in_ascending_order() -> None:
+    sizes = (512, 32, 224)
+    titles, lines = shown([measured("read_many", "lmdb", 0.5, image_size=size) for size in sizes])
+    assert [column(titles, line, "pixels a side") for line in lines] == ["32", "224", "512"]
+
+
+def test_a_long_operation_leaves_the_columns_in_line() -> None:
+    titles, lines = shown([measured(name, "lmdb", 0.5) for name in ("read_while_replaced", "read_one")])
+    assert {line.index("lmdb") for line in lines} == {titles.index("backend")}
+
+
+def test_growth_is_told_of_each_size_and_number_of_readers() -> None:
+    cells = [
+        measured("read_many", "lmdb", n * 1e-9, n, n, readers=readers, image_size=size)
+        for n in (1000, 10_000)
+        for readers, size in ((1, 32), (2, 32), (1, 64))
+    ]
+    assert sorted(line.partition("time of ")[2].partition(" grows")[0] for line in growth_lines(cells)) == [
+        "read_many at 32 pixels a side",
+        "read_many at 64 pixels a side",
+        "read_many by 2 readers at 32 pixels a side",
+    ]
+
+
+@pytest.mark.parametrize(("power", "told"), [(1.0, "1.00"), (0.0, "0.00"), (1.5, "1.50")])
+def test_growth_is_the_slope_of_log_on_log(power: float, told: str) -> None:
     cells = [measured("read_many", "lmdb", 1e-9 * n**power, n, n) for n in (1000, 10_000, 100_000)]
     assert growth_lines([*cells, measured("read_many", "lmdb", 9.0, 999, 999)]) == [
-        f"from 1000 images on, the time of read_many grows as n to the power of: lmdb {shown}"
+        f"from 1000 images on, the time of read_many grows as n to the power of: lmdb {told}"
     ]
 
 

@@ -1,6 +1,8 @@
 """Tests of whole runs: `pytest benchmarks` with its options, in a process of its own."""
 
 import contextlib
+import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -30,6 +32,7 @@ from benchmarks.workloads import disk_bytes
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ("store_single", "store_many", "read_single", "read_one", "read_many", "read_batch")
 BACKENDS = (*imgstore.BACKENDS, "floor")
+FEW = ("floor", "hdf5")
 CELLS = len(OPERATIONS) * len(BACKENDS)
 SUMMARY = "imgstore: medians, all on the same terms"
 SECONDS = 60
@@ -296,6 +299,11 @@ def test_disabled_each_cell_runs_once(tmp_path: Path) -> None:
         ("--cutoffs=-1", "'-1' is not a list of positive integers"),
         ("--cutoffs=x", "'x' is not a list of positive integers"),
         ("--cutoffs=1000000000000", ""),
+        ("--readers=0", "'0' is not a list of positive integers"),
+        ("--readers=two", "'two' is not a list of positive integers"),
+        ("--image-size=32x32", "'32x32' is not a list of positive integers"),
+        ("--cache=hot", "'hot' is neither warm nor cold, nor warm,cold"),
+        ("--cache=warm,", "'warm,' is neither warm nor cold, nor warm,cold"),
         ("--store-dir={tmp_path}/nowhere", "{tmp_path}/nowhere is not a folder; give one that exists"),
         ("--store-dir={tmp_path}/text", "{tmp_path}/text is not a folder"),
         ("--store-dir=/proc", "/proc cannot be written to; give a folder of yours"),
@@ -336,6 +344,79 @@ def test_more_repeats_than_memory_holds_are_no_error(tmp_path: Path, photos: Pat
     assert "MemoryError" not in run.out and "INTERNALERROR" not in run.out
     assert run.errors or f"{len(BACKENDS)} skipped" in run.out
     assert not run.left
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Run:
+    """A run of what training does, on two sizes of images."""
+    options = ("--readers=1,2", "--cache=warm,cold", "--image-size=8,16", "--backends=hdf5", "--no-durable")
+    few = "-kread_one or read_batch or replaced or load"
+    return measure(folder, *options, f"--benchmark-json={folder / 'trained.json'}", "-rs", few)
+
+
+def test_training_is_measured_in_processes_sizes_and_caches(trained: Run, folder: Path) -> None:
+    assert trained.status == 0 and not trained.left
+    torch = importlib.util.find_spec("torch") is not None
+    assert torch or "PyTorch is not installed: pip install torch==2.13.0" in trained.out
+    seen = Counter(
+        (facts["operation"], facts["backend"], facts["image_size"], facts["readers"], facts["cache"])
+        for facts in (cell["extra_info"] for cell in cells_of(folder / "trained.json").values())
+    )
+    expected = {
+        *itertools.product(("read_one",), FEW, (8, 16), (1,), ("warm", "cold")),
+        *itertools.product(("read_batch",), FEW, (8, 16), (1, 2), ("warm", "cold")),
+        *itertools.product(("read_while_replaced",), FEW[1:], (8, 16), (1, 2), ("warm",)),
+        *(itertools.product(("load_epoch",), (*FEW, "pillow"), (8, 16), (1, 2), ("warm",)) if torch else ()),
+    }
+    assert seen == Counter(expected)
+
+
+def test_the_names_tell_the_cells_apart(trained: Run, folder: Path) -> None:
+    names = cells_of(folder / "trained.json").keys()
+    assert {"test_read_one[10-hdf5-8px-cold]", "test_read_batch[10-floor-16px-2readers-warm]"} <= names
+    assert "test_read_while_replaced[10-hdf5-8px-1readers]" in names
+
+
+def test_the_summary_shows_processes_sizes_and_caches(trained: Run) -> None:
+    _, _, table = trained.out.partition(SUMMARY)
+    titles = table.splitlines()[1]
+    assert titles.split("  ")[-1] == "cold x floor" and "readers  efficiency  cold images/s" in titles
+    for operation in ("read_batch", "read_while_replaced"):
+        line = next(line for line in table.splitlines() if line.startswith(f"{operation} "))
+        assert line[titles.index("pixels a side") :].split()[:2] == ["8", "1"]
+    assert "images: synthetic 8x8x3\nimages: synthetic 16x16x3" in trained.out
+    assert "terms: durable False, cold both, verify True" in trained.out
+
+
+def test_the_efficiency_is_against_one_reader(trained: Run, folder: Path) -> None:
+    cells = cells_of(folder / "trained.json")
+    one, two = (cells[f"test_read_batch[10-hdf5-8px-{n}readers-warm]"]["extra_info"] for n in (1, 2))
+    assert two["efficiency"] == pytest.approx(two["images_per_second"] / one["images_per_second"] / 2)
+    assert "efficiency" not in one
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--cache=warm", "not the same terms: durable True, cold False, verify True now, durable True, cold both"),
+        ("--cache=warm,cold --image-size=8", "not the same images: name synthetic 8x8x3"),
+    ],
+)
+def test_a_run_of_both_caches_is_compared_with_its_like(tmp_path: Path, options: str, reason: str) -> None:
+    few = ("-kread_one and floor", storage(tmp_path))
+    both = ("--cache=warm,cold", "--image-size=8,16")
+    assert measure(tmp_path, *few, *both, "--benchmark-autosave").status == 0
+    run = measure(tmp_path, *few, "--benchmark-compare", *both)
+    assert run.status == 0 and "test_read_one[10-floor-8px-cold] (0001_" in run.out
+    sizes = [] if "--image-size" in options else ["--image-size=8,16"]
+    must_be_refused(measure(tmp_path, *few, "--benchmark-compare", *options.split(), *sizes), reason)
+
+
+@pytest.mark.parametrize("option", ["--readers=2", "--cache=warm,cold", "--image-size=8,16"])
+def test_another_commit_is_compared_in_one_way_only(tmp_path: Path, option: str) -> None:
+    must_be_refused(
+        measure(tmp_path, "--against=HEAD", option), "--against: takes one --cache, one --image-size and no"
+    )
 
 
 @pytest.fixture

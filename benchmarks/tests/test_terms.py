@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def source() -> Source:
 
 @pytest.fixture
 def run(tmp_path: Path, source: Source) -> dict[str, Any]:
-    return recorded(source, Terms(durable=False, cold=True, verify=False), str(tmp_path))
+    return recorded([source], asdict(Terms(durable=False, cold=True, verify=False)), str(tmp_path))
 
 
 def test_recorded_says_what_was_measured(tmp_path: Path, source: Source, run: dict[str, Any]) -> None:
@@ -74,6 +75,13 @@ def test_recorded_says_what_was_measured(tmp_path: Path, source: Source, run: di
     assert run["terms"] == {"durable": False, "cold": True, "verify": False}
     assert run["file system"] == {"type": kind, "device": device}
     assert run["kernel"] == platform.release()
+
+
+def test_recorded_names_the_images_of_each_size(tmp_path: Path) -> None:
+    sources = [synthetic(3), synthetic(3, 48)]
+    images = recorded(sources, {}, str(tmp_path))["images"]
+    assert images["name"] == "synthetic 32x32x3; synthetic 48x48x3"
+    assert images["fingerprint"] == f"{sources[0].fingerprint}-{sources[1].fingerprint}"
 
 
 def test_recorded_names_the_versions_that_ran(run: dict[str, Any]) -> None:
