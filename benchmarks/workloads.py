@@ -292,17 +292,18 @@ class ReadOne(ThroughReader):
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self.positions = itertools.cycle(self.random.integers(len(cell.images), size=10_000).tolist())
-        self.chosen = 0
 
     def arguments(self) -> tuple[Any, ...]:
         return ()
 
     def call(self) -> Any:
-        self.chosen = next(self.positions)
-        return self.reader[self.chosen]
+        """Which and what: a runner may give the result of any of its calls."""
+        chosen = next(self.positions)
+        return chosen, self.reader[chosen]
 
     def check(self, result: Any) -> None:
-        must_equal_one(result, self.cell, self.chosen)
+        chosen, pair = result
+        must_equal_one(pair, self.cell, chosen)
 
 
 class ReadBatch(ThroughReader):
@@ -444,9 +445,18 @@ def free_disk(directory: str) -> int:
 
 
 def free_memory() -> int:
+    return memory("MemAvailable")
+
+
+def total_memory() -> int:
+    return memory("MemTotal")
+
+
+def memory(field: str) -> int:
+    """Bytes, as the kernel tells in this field of meminfo."""
     with open("/proc/meminfo", encoding="ascii") as meminfo:
         fields = dict(line.split(":") for line in meminfo)
-    return int(fields["MemAvailable"].split()[0]) << 10
+    return int(fields[field].split()[0]) << 10
 
 
 def disk_bytes(directory: str) -> int:

@@ -465,8 +465,8 @@ def chosen(workload: Any, rounds: int) -> list[Any]:
     """What the workload chose in each round."""
     choices = []
     for _ in range(rounds):
-        workload.call(*workload.prepare())
-        choices.append(workload.chosen)
+        result = workload.call(*workload.prepare())
+        choices.append(result[0] if isinstance(workload, ReadOne) else workload.chosen)
     workload.finish()
     return choices
 
