@@ -1,5 +1,6 @@
 """What a run was made of: machine, file system, versions, images and terms; and when two runs compare."""
 
+import base64
 import os
 import platform
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from typing import Any
 import h5py
 import lmdb
 
-from benchmarks.images import Source
+from benchmarks.images import Source, contact_sheet, sizes
+from benchmarks.workloads import total_memory
 
 RAM_DISKS = ("tmpfs", "ramfs")
 COMPARED = ("images", "terms", "file system")
@@ -28,15 +30,20 @@ def file_system(directory: str) -> tuple[str, str]:
     return "unknown", number
 
 
-def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: str) -> dict[str, Any]:
+def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: str, command: str) -> dict[str, Any]:
     """What the JSON's machine information says beside what pytest-benchmark puts there."""
     kind, device = file_system(store_directory)
     packages = ("numpy", "pillow", "lmdb", "h5py", "xxhash", "pytest-benchmark")
     return {
+        "command": command,
         "images": {
             "name": "; ".join(source.name for source in sources),
             "fingerprint": "-".join(source.fingerprint for source in sources),
+            "count": len(sources[0].images),
+            "sizes": "; ".join(sizes(source.images) for source in sources),
         },
+        "contact sheet": base64.b64encode(contact_sheet(sources[0].images)).decode(),
+        "memory_bytes": total_memory(),
         "terms": terms,
         "file system": {"type": kind, "device": device},
         "kernel": platform.release(),

@@ -19,7 +19,7 @@ from PIL import Image
 
 import imgstore
 from benchmarks import images as images_module
-from benchmarks.images import Repeated, Source, fingerprint, open_source, resized
+from benchmarks.images import Repeated, Source, contact_sheet, fingerprint, open_source, resized, sizes
 from imgstore import sources as sources_module
 from imgstore.errors import SourceError
 
@@ -710,3 +710,47 @@ def test_repeats_take_no_memory() -> None:
     np.testing.assert_array_equal(endless[-1], source.images[(10**15 - 1) % 3])
     assert len(list(itertools.islice(endless, 7))) == 7
     assert len(pickle.dumps(endless)) < 1000
+
+
+def decoded(sheet: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(sheet)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGBA"))
+
+
+def test_a_contact_sheet_shows_a_few_from_all_over() -> None:
+    images = np.repeat(np.arange(60, dtype=np.uint8), 8 * 8 * 3).reshape(60, 8, 8, 3)
+    shown = decoded(contact_sheet(images))
+    assert shown.shape == (8, 6 * 12, 4)
+    assert shown[4, 4::12, 0].tolist() == [0, 10, 20, 30, 40, 50]
+    assert not shown[:, 8:12, 3].any()  # a gap
+
+
+@pytest.mark.parametrize("count", [1, 5, 7])
+def test_a_contact_sheet_of_any_number(count: int) -> None:
+    shown = decoded(contact_sheet([np.full((4, 4), i, np.uint8) for i in range(count)]))
+    assert 8 <= shown.shape[1] <= 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("image", "pixel"),
+    [
+        (np.full((300, 200), 7, np.uint8), (7, 7, 7, 255)),
+        (np.full((300, 200), 7 << 8 | 255, np.uint16), (7, 7, 7, 255)),
+        (np.full((300, 200, 2), (9, 255), np.uint8), (9, 9, 9, 255)),
+        (np.full((300, 200, 3), (1, 2, 3), np.uint8), (1, 2, 3, 255)),
+        (np.full((300, 200, 4), (1, 2, 3, 255), np.uint8), (1, 2, 3, 255)),
+    ],
+    ids=["L", "I;16", "LA", "RGB", "RGBA"],
+)
+def test_a_contact_sheet_is_small_whatever_the_images(image: NDArray[Any], pixel: tuple[int, ...]) -> None:
+    shown = decoded(contact_sheet([image, image[:40]]))
+    assert shown.shape[0] == 64 and shown.shape[1] < 2 * 70
+    assert tuple(shown[10, 10].tolist()) == pixel
+
+
+def test_sizes_name_the_smallest_and_the_largest() -> None:
+    grey, colour, wide = np.zeros((4, 4), np.uint8), np.zeros((4, 5, 3), np.uint8), np.zeros((9, 9), np.uint16)
+    assert sizes(np.zeros((3, 4, 5, 3), np.uint8)) == "4x5x3 uint8"
+    assert sizes([colour, wide, grey]) == "4x4 uint8 to 9x9 uint16"
+    assert sizes([grey, grey]) == "4x4 uint8"

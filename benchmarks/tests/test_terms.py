@@ -1,5 +1,6 @@
 """Tests of what is recorded with a run, and of when two runs compare."""
 
+import base64
 import copy
 import io
 import json
@@ -19,9 +20,9 @@ import pytest
 import xxhash
 
 from benchmarks import terms
-from benchmarks.images import Source, synthetic
+from benchmarks.images import Source, contact_sheet, synthetic
 from benchmarks.terms import file_system, forget_clock_speed, incomparable, missing_rows, recorded, shown
-from benchmarks.workloads import Terms
+from benchmarks.workloads import Terms, free_memory
 
 FLOOR, LMDB, HDF5 = (f"benchmarks/test_read.py::test_read_one[10-{name}]" for name in ("floor", "lmdb", "hdf5"))
 
@@ -66,12 +67,21 @@ def source() -> Source:
 
 @pytest.fixture
 def run(tmp_path: Path, source: Source) -> dict[str, Any]:
-    return recorded([source], asdict(Terms(durable=False, cold=True, verify=False)), str(tmp_path))
+    terms = asdict(Terms(durable=False, cold=True, verify=False))
+    return recorded([source], terms, str(tmp_path), "pytest benchmarks")
 
 
 def test_recorded_says_what_was_measured(tmp_path: Path, source: Source, run: dict[str, Any]) -> None:
     kind, device = file_system(str(tmp_path))
-    assert run["images"] == {"name": "synthetic 32x32x3", "fingerprint": source.fingerprint}
+    assert run["command"] == "pytest benchmarks"
+    assert run["images"] == {
+        "name": "synthetic 32x32x3",
+        "fingerprint": source.fingerprint,
+        "count": 3,
+        "sizes": "32x32x3 uint8",
+    }
+    assert base64.b64decode(run["contact sheet"]) == contact_sheet(source.images)
+    assert run["memory_bytes"] > free_memory()
     assert run["terms"] == {"durable": False, "cold": True, "verify": False}
     assert run["file system"] == {"type": kind, "device": device}
     assert run["kernel"] == platform.release()
