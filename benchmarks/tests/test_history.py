@@ -1,0 +1,117 @@
+"""Tests of the history: which runs compare, and which steps stand out, on planted changes."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.history import History
+from benchmarks.runs import FLOOR
+from benchmarks.tests.saved import document, grid, runs
+
+
+def run_of(
+    day: int, slower: dict[tuple[str, str], float] | None = None, everywhere: float = 1.0, noise: float = 0.0
+) -> Any:
+    """A run in which some operations of a backend take times as long, all of them `everywhere` times."""
+    drawn = random.Random(day)
+    cells = grid()
+    for cell in cells:
+        facts, stats = cell["extra_info"], cell["stats"]
+        factor = everywhere * (slower or {}).get((facts["operation"], facts["backend"]), 1.0)
+        factor *= 1 + drawn.uniform(-noise, noise)
+        for name in ("min", "q1", "median", "q3", "max"):
+            stats[name] *= factor
+    return document(cells, day)
+
+
+def found(tmp_path: Path, *documents: Any) -> list[tuple[int, str, str, float]]:
+    """Each step as the number of the run, operation, backend and ratio, of the larger cutoff."""
+    return [
+        (step.after, step.key.place.operation, step.key.place.backend, round(step.ratio, 2))
+        for step in History.of(runs(tmp_path, *documents)).steps
+        if step.key.place.cutoff == 1000
+    ]
+
+
+def test_a_step_is_found_where_it_was_planted(tmp_path: Path) -> None:
+    slow = {("read_many", "hdf5"): 1.3}
+    documents = [run_of(1), run_of(2), run_of(3, slow), run_of(4, slow)]
+    assert found(tmp_path, *documents) == [(2, "read_many", "hdf5", 1.3)]
+
+
+def test_a_step_to_faster_counts_too_and_the_last_run_needs_no_other(tmp_path: Path) -> None:
+    assert found(tmp_path, run_of(1), run_of(2, {("store_many", "lmdb"): 0.5})) == [(1, "store_many", "lmdb", 0.5)]
+
+
+def test_what_the_floor_does_too_is_the_machine(tmp_path: Path) -> None:
+    slow = {("read_many", "hdf5"): 1.3}
+    assert found(tmp_path, run_of(1), run_of(2, everywhere=3.0)) == []
+    assert found(tmp_path, run_of(1), run_of(2, slow, everywhere=3.0)) == [(1, "read_many", "hdf5", 1.3)]
+
+
+def test_storing_and_reading_have_floors_of_their_own(tmp_path: Path) -> None:
+    busy_disk = {
+        (name, backend): 2.0 for name in ("store_many", "store_single") for backend in (FLOOR, "disk", "lmdb", "hdf5")
+    }
+    assert found(tmp_path, run_of(1), run_of(2, busy_disk)) == []
+
+
+@pytest.mark.parametrize("ratio", [1.09, 0.92])
+def test_less_than_a_tenth_is_no_step(tmp_path: Path, ratio: float) -> None:
+    assert found(tmp_path, run_of(1), run_of(2, {("read_many", "hdf5"): ratio})) == []
+
+
+def test_within_the_floors_noise_is_no_step(tmp_path: Path) -> None:
+    unsteady = {("read_many", FLOOR): 1.4, ("read_batch", FLOOR): 0.7, ("read_one", FLOOR): 1.3}
+    assert found(tmp_path, run_of(1), run_of(2, {**unsteady, ("read_many", "hdf5"): 1.3})) == []
+
+
+def test_wide_intervals_hide_a_step(tmp_path: Path) -> None:
+    documents = [run_of(1), run_of(2, {("read_many", "hdf5"): 1.3})]
+    for content in documents:
+        for cell in content["benchmarks"]:
+            cell["stats"]["q3"] = cell["stats"]["median"] * 1.5
+    assert found(tmp_path, *documents) == []
+
+
+def test_a_single_slow_run_is_no_step(tmp_path: Path) -> None:
+    slow = {("read_many", "hdf5"): 1.5}
+    assert found(tmp_path, run_of(1), run_of(2), run_of(3, slow), run_of(4), run_of(5)) == []
+
+
+def test_noise_alone_gives_no_step(tmp_path: Path) -> None:
+    assert found(tmp_path, *(run_of(day, noise=0.04) for day in range(1, 8))) == []
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"file system": {"type": "xfs", "device": "/dev/sda1"}},
+        {"terms": {"durable": False, "cold": False, "verify": True}},
+        {"images": {"name": "others", "fingerprint": "01"}},
+    ],
+)
+def test_runs_that_are_not_comparable_are_not_joined(tmp_path: Path, parts: dict[str, Any]) -> None:
+    odd = document(grid(slower=2.0), 2, **parts)
+    documents = [run_of(1), odd, run_of(3)]
+    assert History.of(runs(tmp_path, *documents)).comparable == [[0, 2], [1]]
+    assert found(tmp_path, *documents) == []
+
+
+def test_another_machine_is_not_comparable(tmp_path: Path) -> None:
+    other = run_of(2)
+    other["machine_info"]["cpu"]["count"] = 4
+    assert History.of(runs(tmp_path, run_of(1), other)).comparable == [[0], [1]]
+
+
+def test_without_a_floor_nothing_is_claimed(tmp_path: Path) -> None:
+    documents = [run_of(1), run_of(2, {("read_many", "hdf5"): 3.0})]
+    for content in documents:
+        content["benchmarks"] = [cell for cell in content["benchmarks"] if cell["extra_info"]["backend"] != FLOOR]
+    assert found(tmp_path, *documents) == []
+
+
+def test_the_floor_itself_takes_no_step(tmp_path: Path) -> None:
+    assert found(tmp_path, run_of(1), run_of(2, {("read_many", FLOOR): 3.0})) == []
