@@ -1,14 +1,19 @@
-"""What a run says: the figures of each cell, and the summary below pytest-benchmark's tables."""
+"""What a run says: the figures of each cell, and the summary below pytest-benchmark's tables.
 
+`python -m benchmarks.report FILE.json ... --out DIR` makes the page and the charts of saved runs.
+"""
+
+import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
 from benchmarks.peers import PEERS
+from benchmarks.runs import FLOOR, RunError, read_run
 from imgstore import BACKENDS
 
-FLOOR = "floor"
 TITLES = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image", "peak MiB")
 WIDTHS = (13, 8, 8, 12, 10, 9, 20, 10)
 GROWTH_FROM = 1000  # images; below, what a call costs once hides what an image costs
@@ -166,3 +171,36 @@ def line_of(entries: tuple[Any, ...], widths: tuple[int, ...]) -> str:
     texts[0] = str(entries[0]).ljust(widths[0])
     texts[2] = " " + str(entries[2]).ljust(widths[2] - 1)
     return "".join(texts).rstrip()
+
+
+def write_page(files: Sequence[Path], out: Path) -> Path:
+    """Write the page and the charts of saved runs below the folder `out`; gives the page's path. Raises RunError."""
+    from benchmarks import page  # matplotlib needs half a second and memory, which no measurement should meet
+
+    return page.write([read_run(path) for path in files], out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description="Make one page and its charts of saved runs; of several, their history too.",
+    )
+    parser.add_argument(
+        "files",
+        metavar="FILE.json",
+        nargs="+",
+        type=Path,
+        help="saved by --report, --benchmark-json or --benchmark-autosave",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where index.html and the charts go")
+    options = parser.parse_args()
+    try:
+        print(write_page(options.files, options.out))
+    except RunError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"--out: {options.out} cannot be written to ({error.strerror}); give a folder of yours")
+
+
+if __name__ == "__main__":
+    main()

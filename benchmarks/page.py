@@ -1,0 +1,265 @@
+"""The page of a report: one HTML file with all its charts in it, from `page.html`.
+
+Jinja2 escapes every text; the charts, which are our own, are the only markup that it is given.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from benchmarks import answers, charts
+from benchmarks.answers import Answer
+from benchmarks.charts import Chart
+from benchmarks.history import NOISE_FACTOR, History
+from benchmarks.runs import FLOOR, QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank, stores
+from benchmarks.workloads import OPERATIONS
+
+PAGE, CHARTS = "index.html", "charts"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def write(runs: Sequence[Run], out: Path) -> Path:
+    """Write the page of the last of these runs, with the history of all, and each chart as SVG and PNG.
+
+    Below the folder `out`, which is made: index.html, overview.svg and .png, and the others in charts/. Gives
+    the path of the page.
+    """
+    (out / CHARTS).mkdir(parents=True, exist_ok=True)
+    runs = in_order(runs)
+    sections, past = [section(runs[-1], size) for size in sizes(runs[-1])], history_of(runs)
+    for chart in (*(chart for each in sections for chart in each["charts"]), *past["charts"]):
+        chart.write(out / CHARTS)
+    picture = overview(runs[-1])
+    if picture:
+        picture.write(out)
+    page = out / PAGE
+    page.write_text(rendered(runs[-1], sections, past), encoding="utf-8")
+    return page
+
+
+def rendered(run: Run, sections: list[dict[str, Any]], past: dict[str, Any]) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["svg"] = lambda chart: Markup(chart.svg)
+    environment.globals["color_of"] = lambda backend: charts.style_of(backend)["color"].replace(
+        charts.TEXT, "currentColor"
+    )
+    return environment.get_template("page.html").render(
+        title=title_of(run),
+        when=f"{run.when:%d %B %Y, %H:%M} UTC",
+        run=run,
+        sections=sections,
+        past=past,
+        facts=facts(run),
+        sheet=contact_sheet(run),
+        uses=answers.USES,
+        quartiles_from=QUARTILES_FROM,
+        noise_factor=NOISE_FACTOR,
+    )
+
+
+def sizes(run: Run) -> list[int]:
+    """Edges of the images, of which most runs have one, which is then 0."""
+    return sorted({setting.image_size for setting in run.settings})
+
+
+def section(run: Run, size: int) -> dict[str, Any]:
+    """All that is said of images of one size: answers for each state of the cache, and the parts of the operations."""
+    settings = [setting for setting in run.settings if setting.image_size == size]
+    cells, mark = run.at(settings[0]), f"{size}px" if size else ""
+    all_of_them = operations(place for setting in settings for place in run.at(setting))
+    parts = [operation_part(run, settings, operation, mark) for operation in all_of_them]
+    disk = charts.disk_chart(cells, mark)
+    return {
+        "heading": f"Images of {size}x{size}" if size else "",
+        "answers": [
+            part for setting in settings if setting.readers == settings[0].readers for part in told(run, setting)
+        ],
+        "parts": parts,
+        "disk": disk,
+        "charts": [*(chart for part in parts for chart in part["charts"]), *filter(None, [disk])],
+    }
+
+
+def operations(cells: Iterable[Place]) -> list[str]:
+    found = {place.operation for place in cells}
+    return [name for name in OPERATIONS if name in found] + sorted(found - OPERATIONS.keys())
+
+
+def operation_part(run: Run, settings: Sequence[Setting], operation: str, mark: str) -> dict[str, Any]:
+    cells = run.at(settings[0])
+    found = charts.operation_charts(operation, cells, mark)
+    if not stores(operation):
+        of_size = [cell for cell in run.cells if cell.setting.image_size == settings[0].image_size]
+        readers = (cell for cell in of_size if cell.setting.cache == settings[0].cache)
+        cold = next((setting for setting in settings if setting._replace(cache="warm") == settings[0] != setting), None)
+        more = (
+            charts.readers_chart(operation, readers, mark),
+            charts.cache_chart(operation, cells, run.at(cold), mark) if cold else None,
+        )
+        found += [chart for chart in more if chart]
+    does = (OPERATIONS[operation].__doc__ or "").partition("\n")[0] if operation in OPERATIONS else ""
+    return {"name": operation, "does": does, "charts": found, "rows": rows(run, settings, operation)}
+
+
+def rows(run: Run, settings: Sequence[Setting], operation: str) -> list[dict[str, Any]]:
+    """The cells of an operation in all settings of one size; those that store, once."""
+    shown = []
+    for setting in settings[:1] if stores(operation) else settings:
+        cells = run.at(setting)
+        chosen = [cell for place, cell in cells.items() if place.operation == operation]
+        shown += [row(cell, cells, setting.within(settings)) for cell in chosen]
+    return sorted(shown, key=lambda row: (row["cutoff"], row["note"], rank(row["backend"])[0], row["seconds"]))
+
+
+def row(cell: Cell, cells: Mapping[Place, Cell], note: str) -> dict[str, Any]:
+    floor = cells.get(cell.place._replace(backend=FLOOR))
+    low, median, high = cell.seconds
+    return {
+        "cutoff": cell.place.cutoff,
+        "backend": cell.place.backend,
+        "note": note,
+        "seconds": median,
+        "time": in_seconds(median),
+        "interval": between(in_seconds(low), in_seconds(high)),
+        "rate": cell.rate.median,
+        "megabytes": cell.pixel_bytes / median / 1e6,
+        "floor": median / floor.seconds.median if floor else None,
+        "disk": cell.disk_bytes,
+        "peak": None if cell.peak_bytes is None else cell.peak_bytes / 2**20,
+        "rounds": cell.rounds,
+    }
+
+
+def between(low: str, high: str) -> str:
+    """Two figures with their units, or with the one that both have."""
+    number, _, unit = low.partition(" ")
+    return f"{number if high.endswith(f' {unit}') else low} to {high}"
+
+
+def told(run: Run, setting: Setting) -> list[dict[str, Any]]:
+    """The answers of a setting, in words."""
+    note = setting.within({each._replace(readers=setting.readers, image_size=0) for each in run.settings})
+    return [{"note": note, **in_words(answer)} for answer in answers.answers(run.at(setting))]
+
+
+def in_words(answer: Answer) -> dict[str, Any]:
+    unit = answer.use.unit
+    more = "times as much" if unit == "bytes/image" else "times as long"
+    after = answer.after and f"{answer.after[0]}, the next, takes {digits(answer.after[1])} {more}"
+    beaten = answer.beaten_by
+    return {
+        "use": answer.use,
+        "count": answer.cutoff,
+        "best": list(answer.best),
+        "figures": " and ".join(priced(price, unit) for price in answer.best.values()),
+        "after": after or "",
+        "beaten": f"{digits(beaten[1])} {more} as {beaten[0]}, the best of the other formats" if beaten else "",
+        "elsewhere": [f"{count:,}: {', '.join(names)}" for count, names in answer.elsewhere.items()],
+    }
+
+
+def priced(price: float, unit: str) -> str:
+    if unit == "s":
+        return in_seconds(price)
+    return f"{1 / price if unit == 'images/s' else price:,.0f} {unit}"
+
+
+def overview(run: Run) -> Chart | None:
+    cells = run.at(run.settings[0])
+    note = f"{title_of(run)}; {machine_of(run)}; {terms_of(run)}; {run.when:%d %B %Y}"
+    return charts.overview(cells, operations(cells), "Images a second, more is better", note)
+
+
+def title_of(run: Run) -> str:
+    return f"{run.made_of['images'].get('name')} on {run.made_of['file system'].get('type')}"
+
+
+def machine_of(run: Run) -> str:
+    cpu = run.machine.get("cpu") or {}
+    return f"{cpu.get('brand_raw', 'unknown processor')}, {cpu.get('count', '?')} cores"
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """What was measured and where, as pairs of a name and a text."""
+    made_of, machine = run.made_of, run.machine
+    images, files = made_of["images"], made_of["file system"]
+    memory = f", {float(made_of['memory_bytes']) / 2**30:,.0f} GiB of memory" if "memory_bytes" in made_of else ""
+    number = f"{int(images['count']):,} different ones of {images.get('sizes')}" if "count" in images else ""
+    return [
+        ("Command", str(made_of.get("command", "not recorded"))),
+        ("Commit", run.commit),
+        ("Date", f"{run.when:%Y-%m-%d %H:%M} UTC"),
+        ("Images", ", ".join(filter(None, (str(images.get("name")), number)))),
+        ("Terms", terms_of(run)),
+        ("Stores on", f"{files.get('type')} on {files.get('device')}"),
+        ("Machine", machine_of(run) + memory),
+        ("System", f"{machine.get('system')} {made_of.get('kernel', '')}, Python {machine.get('python_version')}"),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in versions(run).items())),
+    ]
+
+
+def terms_of(run: Run) -> str:
+    """In words; the state of the cache stands at each cell where a run has both."""
+    kept = run.made_of["terms"]
+    durable = "stored durably" if kept.get("durable") else "stored without waiting for the disk"
+    verify = "checksums verified" if kept.get("verify") else "checksums not verified"
+    caches = " and ".join(dict.fromkeys(setting.cache for setting in run.settings))
+    return f"{durable}, {verify}, {caches} cache"
+
+
+def versions(run: Run) -> dict[str, str]:
+    return {str(name): str(number) for name, number in run.made_of["versions"].items()}
+
+
+def contact_sheet(run: Run) -> str:
+    """The recorded PNG in base 64, or nothing where there is none."""
+    text = run.made_of.get("contact sheet", "")
+    try:
+        return text if base64.b64decode(text, validate=True).startswith(PNG) else ""
+    except (binascii.Error, TypeError, ValueError):
+        return ""
+
+
+def history_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Empty parts for a single run."""
+    if len(runs) < 2:
+        return {"runs": [], "steps": [], "charts": []}
+    past = History.of(runs)
+    groups = {number: group for group, numbers in enumerate(past.comparable, 1) for number in numbers}
+    shown = [
+        {
+            "run": run,
+            "group": groups[number],
+            "made_of": f"{title_of(run)}; {terms_of(run)}",
+            "machine": machine_of(run),
+            "changed": changed(runs, number),
+        }
+        for number, run in enumerate(runs)
+    ]
+    settings = {key.setting for cells in past.cells for key in cells}
+    steps = [
+        {
+            "step": step,
+            "note": step.key.setting.within(settings),
+            "before": runs[step.before],
+            "after": runs[step.after],
+        }
+        for step in past.steps
+    ]
+    return {"runs": shown, "steps": steps, "charts": charts.history_charts(past)}
+
+
+def changed(runs: Sequence[Run], number: int) -> str:
+    """The versions that differ from those of the run before."""
+    if not number:
+        return ""
+    before, after = versions(runs[number - 1]), versions(runs[number])
+    return ", ".join(f"{name} {before.get(name)} to {now}" for name, now in after.items() if before.get(name) != now)

@@ -1,0 +1,297 @@
+"""Tests of the page: what it says of known runs, that texts stay texts, and how it looks in a real browser."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import page
+from benchmarks.tests.saved import cell, document, grid, runs, saved, sheet
+from benchmarks.tests.test_run import BACKENDS, OPERATIONS, ROOT, measure
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SWITCHES = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+WIDTHS = (400, 800, 1280)
+HOSTILE = '"><script>document.title = "taken"</script><img src=x onerror=alert(1)>'
+
+
+def everything() -> list[dict[str, Any]]:
+    """A run with other formats, a cold cache, several readers and names that would be markup."""
+    peers = [
+        cell(name, peer, cutoff, median)
+        for name in OPERATIONS
+        for peer in ("zarr", "array_record", "safetensors", HOSTILE)
+        for cutoff, median in ((10, 1e-4), (1000, 2e-3))
+    ]
+    reading = [each for each in grid((1000,), slower=5.0) if each["extra_info"]["operation"] == "read_batch"]
+    cold = [{**each, "extra_info": {**each["extra_info"], "cache": "cold"}} for each in reading]
+    readers = [{**each, "extra_info": {**each["extra_info"], "readers": 4}} for each in reading]
+    return [*grid(peak_bytes=3 << 20), *peers, *cold, *readers]
+
+
+def few(*operations: str) -> list[dict[str, Any]]:
+    """A run of these operations, with few charts to draw."""
+    return [each for each in grid() if each["extra_info"]["operation"] in operations]
+
+
+def written(folder: Path, *documents: dict[str, Any]) -> str:
+    return page.write(runs(folder, *documents), folder / "out").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of three runs, with everything that can stand on one."""
+    folder = tmp_path_factory.mktemp("full")
+    made_of = {"contact sheet": base64.b64encode(sheet()).decode(), "command": f"pytest benchmarks --images={HOSTILE}"}
+    documents = [document(grid(slower=slower), day, **made_of) for day, slower in ((1, 1.0), (2, 1.1))]
+    written(folder, *documents, document(everything(), 3, **made_of))
+    return folder / "out" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run."""
+    folder = tmp_path_factory.mktemp("real")
+    run = measure(folder, "--cutoffs=10,20", f"--report={folder / 'out'}")
+    assert run.status == 0 and f"report: {folder / 'out' / 'index.html'}" in run.out
+    return folder / "out" / "index.html"
+
+
+def words(text: str) -> str:
+    """What a reader sees, without the markup."""
+    return " ".join(unescape(re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)).split())
+
+
+def test_the_page_of_a_run_has_every_cell(real: Path) -> None:
+    text = real.read_text(encoding="utf-8")
+    for operation in OPERATIONS:
+        table = text.partition(f"<h3>{operation}</h3>")[2].partition("<table")[2].partition("</table>")[0]
+        for backend in BACKENDS:
+            assert table.count(f"</span>{backend}</td>") == 2
+    assert "Random batches" in words(text) and "synthetic 32x32x3" in words(text)
+    assert "pytest benchmarks" in words(text) and f"--report={real.parent}" in words(text)
+
+
+def test_a_report_keeps_its_run_without_the_rounds_and_the_machines_name(real: Path) -> None:
+    run = json.loads((real.parent / "run.json").read_text(encoding="utf-8"))
+    assert len(run["benchmarks"]) == 2 * len(OPERATIONS) * len(BACKENDS)
+    assert run["machine_info"]["node"] == ""
+    assert all("data" not in benchmark["stats"] and benchmark["stats"]["q1"] for benchmark in run["benchmarks"])
+
+
+def test_the_command_gives_the_same_page(tmp_path: Path) -> None:
+    expected = written(tmp_path, document(few("read_batch")))
+    command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "0000.json"), "--out", str(tmp_path / "a")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout == f"{tmp_path / 'a' / 'index.html'}\n"
+    assert (tmp_path / "a" / "index.html").read_text(encoding="utf-8") == expected
+
+
+def test_every_chart_is_a_file_in_both_forms(real: Path) -> None:
+    names = {
+        f"{operation.replace('_', '-')}-{kind}" for operation in OPERATIONS for kind in ("time", "images-per-second")
+    }
+    found = {path.name for path in (real.parent / "charts").iterdir()}
+    assert found >= {f"{name}.{form}" for name in (*names, "bytes-on-disk") for form in ("svg", "png")}
+    assert {path.name for path in real.parent.iterdir()} == {
+        "index.html",
+        "run.json",
+        "overview.svg",
+        "overview.png",
+        "charts",
+    }
+
+
+def test_the_answer_stands_first_with_its_figure_and_its_lead(tmp_path: Path) -> None:
+    text = words(written(tmp_path, document(few("read_batch"))))
+    answer = text.partition("Random batches")[2]
+    assert answer.startswith(
+        " hdf5 500,000 images/s lmdb, the next, takes 1.50 times as long 1,000 images in the store"
+    )
+    assert text.index("Random batches") < text.index("The figures") < text.rindex("What was measured")
+    assert "Least disk space disk or lmdb or hdf5" in text and "4,096 bytes/image, no difference" in text
+    assert "One image now and then" not in text[: text.index("How the answers are found")]
+    assert "Random batches: least time for read_batch." in text and "middle half of the rounds" in text
+
+
+def test_where_another_format_is_faster_it_is_said(tmp_path: Path) -> None:
+    text = words(written(tmp_path, document([*few("read_batch"), cell("read_batch", "zarr", 1000, 256e-6)])))
+    assert "2.00 times as long as zarr, the best of the other formats" in text
+
+
+def test_answers_of_a_cold_cache_are_told_apart(full: Path) -> None:
+    text = words(full.read_text(encoding="utf-8"))
+    assert "Random batches (warm cache)" in text and "Random batches (cold cache)" in text
+
+
+def test_what_was_measured(full: Path) -> None:
+    text = words(full.read_text(encoding="utf-8"))
+    for fact in ("synthetic 32x32x3, 3 different ones of 32x32x3 uint8", "ext4 on /dev/sda1", "a processor, 2 cores"):
+        assert fact in text
+    assert "stored durably, checksums verified, warm and cold cache" in text and "numpy 2.4.6" in text
+    assert base64.b64encode(sheet()).decode() in full.read_text(encoding="utf-8")
+
+
+def test_the_history_of_three_runs(full: Path) -> None:
+    text = full.read_text(encoding="utf-8")
+    assert all(commit in words(text) for commit in ("01abcde", "02abcde", "03abcde"))
+    assert len(list((full.parent / "charts").glob("history-*.svg"))) >= 2 * len(OPERATIONS)
+    assert "None stands out from the noise" in words(text)
+
+
+def test_one_run_has_no_history(real: Path) -> None:
+    assert "The history" not in real.read_text(encoding="utf-8")
+
+
+def test_a_step_is_told(tmp_path: Path) -> None:
+    slow = few("read_many")
+    for each in slow:
+        if each["name"] == "test_read_many[1000-hdf5]":
+            for name in ("min", "q1", "median", "q3", "max"):
+                each["stats"][name] *= 2
+    changed = document(slow, 2, versions={"numpy": "3.0"})
+    text = words(written(tmp_path, document(few("read_many"), 1), changed))
+    assert "read_many[1000-hdf5]: 2.00 times the time, from 01abcde to 02abcde" in text
+    assert "numpy 2.4.6 to 3.0" in text
+
+
+def test_texts_of_files_stay_texts(full: Path) -> None:
+    text = full.read_text(encoding="utf-8")
+    assert "<script>document" not in text and "<img src=x" not in text
+    assert text.count("<script>") == 1 and unescape(text).count(HOSTILE) > 3
+
+
+@pytest.mark.parametrize("given", ['x" onerror="alert(1)', "PHN2Zz4=", 7, None])
+def test_only_a_png_is_taken_for_a_contact_sheet(tmp_path: Path, given: Any) -> None:
+    (run,) = runs(tmp_path, document(few("read_batch"), **{"contact sheet": given}))
+    assert page.contact_sheet(run) == ""
+
+
+def test_the_page_needs_nothing_else(full: Path) -> None:
+    text = full.read_text(encoding="utf-8")
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    assert "url(http" not in text and "@import" not in text and "default-src &#39;none&#39;" not in text
+    assert "default-src 'none'" in text
+
+
+def test_a_file_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    (tmp_path / "file").touch()
+    (run,) = saved(tmp_path, document(grid((10,))))
+    for arguments, reason in (
+        ((tmp_path / "x.json", "--out", tmp_path / "out"), "x.json: this is no saved run of imgstore's benchmarks"),
+        ((run, "--out", tmp_path / "file"), f"--out: {tmp_path / 'file'} cannot be written to"),
+    ):
+        command = [sys.executable, "-m", "benchmarks.report", *map(str, arguments)]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 2 and reason in ended.stderr.splitlines()[-1]
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; see .ci/requirements.txt")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not path:
+        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)}")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(SWITCHES))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["real", "full"])
+def file(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> Any:
+    shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    shown.goto(file.as_uri())
+    return shown
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_chart_is_seen_and_nothing_scrolls_sideways(browser: Any, file: Path, width: int, scheme: str) -> None:
+    shown = opened(browser, file, width, scheme)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [figure.bounding_box() for figure in shown.query_selector_all("figure svg")]
+    assert len(boxes) > 3 * len(OPERATIONS)
+    for box in boxes:
+        assert box["width"] >= 250 and box["height"] >= 100 and box["x"] >= 0 and box["x"] + box["width"] <= width
+    wide = "[...document.querySelectorAll('table')].filter(table => table.getBoundingClientRect().right > innerWidth)"
+    assert shown.evaluate(f"{wide}.length") == 0
+    shown.close()
+
+
+def test_no_error_and_no_request(browser: Any, file: Path) -> None:
+    shown = browser.new_page()
+    faults, requests = [], []
+    shown.on("console", lambda message: faults.append(message.text))
+    shown.on("pageerror", lambda error: faults.append(str(error)))
+    shown.on("dialog", lambda dialog: faults.append(dialog.message))
+    shown.on("request", lambda request: requests.append(request.url))
+    shown.goto(file.as_uri())
+    shown.wait_for_timeout(200)
+    assert not faults and shown.title().startswith("imgstore: ")
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+    shown.close()
+
+
+INK = """() => {
+    const ink = element => getComputedStyle(element).fill
+    return [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor,
+            ...new Set([...document.querySelectorAll("figure svg text")].map(ink))]
+}"""
+
+
+def test_text_of_charts_is_dark_on_light_and_light_on_dark(browser: Any, file: Path) -> None:
+    seen = {}
+    for scheme in ("light", "dark"):
+        shown = opened(browser, file, scheme=scheme)
+        seen[scheme] = text, ground, *inks = shown.evaluate(INK)
+        assert text in inks and ground not in inks
+        shown.emulate_media(media="print")
+        assert shown.evaluate(INK)[:2] == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+        shown.close()
+    assert seen["light"][:2] != seen["dark"][:2]
+
+
+def test_tables_sort_by_number_both_ways(browser: Any, full: Path) -> None:
+    shown = opened(browser, full)
+    table = shown.query_selector_all("table.sorts")[0]
+    column = "rows => rows.map(row => Number(row.cells[3].dataset.value))"
+    head = table.query_selector("th:nth-child(4)")
+    for direction, ordered in (("ascending", sorted), ("descending", lambda values: sorted(values, reverse=True))):
+        head.query_selector("button").click()
+        values = table.eval_on_selector_all("tbody tr", column)
+        assert values == ordered(values) and len(set(values)) > 3
+        assert head.get_attribute("aria-sort") == direction
+    shown.close()
+
+
+def test_figures_can_be_selected_as_text(browser: Any, real: Path) -> None:
+    shown = opened(browser, real)
+    shown.keyboard.press("Control+a")
+    selected = shown.evaluate("getSelection().toString()")
+    assert "read_many: time" in selected and "images in the store" in selected and "images/s" in selected
+    shown.close()
+
+
+def test_charts_have_alternative_text(browser: Any, file: Path) -> None:
+    shown = opened(browser, file)
+    labels = shown.eval_on_selector_all("figure svg", "all => all.map(svg => svg.getAttribute('aria-label'))")
+    assert labels and all(label and ":" in label for label in labels)
+    assert shown.query_selector_all("figure svg[role=img]") and not shown.query_selector_all("img:not([alt])")
+    shown.close()
