@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -20,7 +21,9 @@ from benchmarks import floor, gate, peers, report, terms
 from benchmarks.contest import Key
 from benchmarks.images import SIZE, Source, open_source, synthesized
 from benchmarks.loader import LoadEpoch
+from benchmarks.progress import CellProgress
 from benchmarks.readers import ReadWhileReplaced
+from benchmarks.runs import FLOOR
 from benchmarks.workloads import (
     OPERATIONS,
     Cell,
@@ -34,7 +37,6 @@ from benchmarks.workloads import (
 )
 from imgstore.errors import ImgstoreError
 
-FLOOR = "floor"
 CACHES = ("warm", "cold")
 CUTOFFS = (10, 100, 1000, 10_000)
 LARGEST_CUTOFF = 100_000
@@ -43,6 +45,8 @@ SOURCES = pytest.StashKey[dict[int | None, Source]]()
 DIRECTORY = pytest.StashKey[str]()
 REFERENCE = pytest.StashKey[gate.Reference]()
 OUTCOME = pytest.StashKey[gate.Outcome]()
+REPORT = pytest.StashKey[Path]()
+RUN_FILE = "run.json"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -99,6 +103,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--peers",
         action="store_true",
         help="also measure other formats: those whose packages are installed, see benchmarks/peers/requirements.txt",
+    )
+    group.addoption(
+        "--report",
+        metavar="DIR",
+        help="write a page with the answer, charts and tables of the run into this folder, and the run as run.json",
     )
     group.addoption("--no-durable", action="store_true", help="store without waiting for the disk")
     group.addoption("--no-verify", action="store_true", help="read without checking checksums")
@@ -174,6 +183,7 @@ def parsed_report(path: str) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     store_directory(config)
+    prepare_report(config)
     against = config.getoption("--against")
     config.option.cutoffs = config.option.cutoffs or (CUTOFFS if against is None else gate.DEFAULT_CUTOFFS)
     if against is not None:
@@ -189,6 +199,26 @@ def must_be_one_kind(config: pytest.Config) -> None:
     """Raise UsageError where a comparison with another commit is asked for more than it can tell apart."""
     if config.getoption("--readers") or len(sizes_of(config)) > 1 or len(config.getoption("--cache")) > 1:
         raise pytest.UsageError("--against: takes one --cache, one --image-size and no --readers")
+
+
+def prepare_report(config: pytest.Config) -> None:
+    """Have pytest-benchmark save the run that the report will be made from."""
+    directory = config.getoption("--report")
+    if directory is None:
+        return
+    if config.getoption("--against") is not None:
+        raise pytest.UsageError("--report: with --against nothing is measured that it shows; see --against-report")
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(
+            f"--report: {directory} cannot be made ({error.strerror}); give another folder"
+        ) from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise pytest.UsageError(f"--report: {directory} cannot be written to; give a folder of yours")
+    config.stash[REPORT] = Path(directory).absolute()
+    if not config.option.benchmark_json:
+        config.option.benchmark_json = str(config.stash[REPORT] / RUN_FILE)
 
 
 @contextlib.contextmanager
@@ -445,7 +475,19 @@ class Progress:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     terms.forget_clock_speed(machine_info)
-    machine_info["imgstore"] = terms.recorded(sources_of(config), told_terms(config), store_directory(config))
+    command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
+    machine_info["imgstore"] = terms.recorded(
+        sources_of(config), told_terms(config), store_directory(config), command
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """What a report keeps is to be shown: without the machine's name, nor megabytes of the seconds of each round."""
+    if REPORT in config.stash and config.option.benchmark_json == str(config.stash[REPORT] / RUN_FILE):
+        output_json["machine_info"] = {**output_json["machine_info"], "node": ""}
+        for benchmark in output_json["benchmarks"]:
+            benchmark["stats"].pop("data", None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -455,9 +497,24 @@ def pytest_benchmark_compare_machine_info(machine_info: dict[str, Any], compared
         raise pytest.UsageError(f"--benchmark-compare: {reason}")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Where all tests are cells, tell how far the run is, instead of a dot for each."""
+    config, items = session.config, [item for item in session.items if is_cell(item)]
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    busy = items and len(items) == len(session.items) and not config.getoption("collectonly")
+    if busy and reporter and reporter.verbosity == 0 and REFERENCE not in config.stash:
+        config.pluginmanager.register(CellProgress(reporter, items))
+
+
+def measured(config: pytest.Config) -> list[Any]:
+    """The benchmarks of the run; none where another runner has taken pytest-benchmark's place."""
+    session = getattr(config, "_benchmarksession", None)
+    return session.benchmarks if session else []
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark saves
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    benchmarks = session.config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+    benchmarks = measured(session.config)
     # an interrupted cell has no round, which pytest-benchmark does not expect; a failed one has no figure
     benchmarks[:] = [benchmark for benchmark in benchmarks if benchmark and not benchmark.has_error]
     report.add_figures(benchmarks)
@@ -470,6 +527,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         yield  # pytest-benchmark's tables
     finally:
         outcome = config.stash.get(OUTCOME, None)
-        measured = config._benchmarksession.benchmarks  # type: ignore[attr-defined]
-        for line in report.summary(measured) if outcome is None else gate.table(outcome):
+        for line in report.summary(measured(config)) if outcome is None else gate.table(outcome):
             terminalreporter.write_line(line)
+        if REPORT in config.stash:
+            terminalreporter.write_line(f"report: {write_report(config)}")
+
+
+def write_report(config: pytest.Config) -> str:
+    """Make the page of the run that was saved; gives its path, or says why there is none."""
+    if not any("operation" in benchmark.extra_info for benchmark in measured(config)):
+        return "nothing was measured, so there is none"
+    return str(report.write_page([Path(config.option.benchmark_json)], config.stash[REPORT]))

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import platform
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +38,8 @@ FEW = ("floor", "hdf5")
 CELLS = len(OPERATIONS) * len(BACKENDS)
 SUMMARY = "imgstore: medians, all on the same terms"
 SECONDS = 60
-PROGRESS = "benchmarks/test_"  # what pytest shows of a cell that ran
+PROGRESS = "cell 1 of "  # what is shown when a cell begins
+LISTED = "benchmarks/test_"  # how a cell is listed
 
 # Faults, as plugins of the run.
 FLIPPED_PIXEL = """
@@ -250,7 +253,13 @@ def test_the_json_carries_the_figures(folder: Path, saved: Run, operation: str, 
 def test_the_json_says_what_the_run_was_made_of(report: dict[str, Any], folder: Path) -> None:
     kind, device = file_system(str(folder))
     made_of = report["machine_info"]["imgstore"]
-    assert made_of["images"] == {"name": "synthetic 32x32x3", "fingerprint": synthetic(1).fingerprint}
+    assert made_of["images"] == {
+        "name": "synthetic 32x32x3",
+        "fingerprint": synthetic(1).fingerprint,
+        "count": 10,
+        "sizes": "32x32x3 uint8",
+    }
+    assert made_of["command"].startswith("pytest benchmarks ") and "--cutoffs=10" in made_of["command"].split()
     assert made_of["terms"] == {"durable": True, "cold": False, "verify": True}
     assert made_of["file system"] == {"type": kind, "device": device}
     assert made_of["kernel"] == platform.release()
@@ -273,9 +282,95 @@ def test_an_autosaved_run_carries_the_same_figures(folder: Path, report: dict[st
 )
 def test_options_choose_the_cells(tmp_path: Path, options: str, count: int) -> None:
     run = measure(tmp_path, "--collect-only", "-q", *options.split())
-    cells = [line for line in run.out.splitlines() if line.startswith(PROGRESS)]
+    cells = [line for line in run.out.splitlines() if line.startswith(LISTED)]
     assert len(set(cells)) == len(cells) == count
     assert run.status == 0 and not run.left
+
+
+def test_a_run_says_where_it_is_in_plain_lines(saved: Run) -> None:
+    lines = [line for line in saved.out.splitlines() if line.startswith("cell ")]
+    assert len(lines) == CELLS and lines[0].startswith(f"cell 1 of {CELLS}: ")
+    assert re.fullmatch(rf"cell {CELLS} of {CELLS}: \w+\[10-\w+\], about \d+ s left", lines[-1])
+    assert "[100%]" not in saved.out and f"{LISTED}read.py" not in saved.out.partition("benchmark 'test_")[0]
+
+
+def test_on_a_terminal_it_is_one_line_that_does_not_scroll(tmp_path: Path) -> None:
+    (tmp_path / "stores").mkdir()
+    ours, theirs = pty.openpty()
+    run = subprocess.Popen(
+        command(tmp_path / "stores", "-kread_one"), cwd=ROOT, env=environment(tmp_path), stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    with run, killed_at_last(run):
+        out = everything_from(ours)
+        assert run.wait(SECONDS) == 0
+    shown = out[out.index("cell 1 of ") : out.rindex("cell ")]
+    assert shown.count("\r") >= len(BACKENDS) - 1 and "\n" not in shown
+    assert out.rindex(f"cell {len(BACKENDS)} of {len(BACKENDS)}: ") < out.index(SUMMARY)
+
+
+def everything_from(terminal: int) -> str:
+    """What a process writes to a terminal until it ends."""
+    parts = []
+    with contextlib.suppress(OSError):  # what Linux says of a terminal that nobody holds any longer
+        while part := os.read(terminal, 4096):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize("option", ["-q", "-v"])
+def test_quiet_is_quiet_and_verbose_is_pytests_own(tmp_path: Path, option: str) -> None:
+    run = measure(tmp_path, option, "-kread_one")
+    assert run.status == 0 and "cell " not in run.out.partition("benchmark 'test_")[0]
+
+
+def test_a_failed_cell_is_told_though_no_letter_is(tmp_path: Path) -> None:
+    run = measure(tmp_path, "-kread_many", plugin(tmp_path, FLIPPED_PIXEL))
+    assert "FAILED benchmarks/test_read.py::test_read_many[10-hdf5]" in run.out and "1 failed" in run.out
+
+
+@pytest.mark.parametrize("options", ["--report {folder}", "--report={folder}"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, options: str, exists: bool) -> None:
+    folder = tmp_path / "out"
+    if exists:
+        folder.mkdir()
+    run = measure(tmp_path, "-kread_one", *options.format(folder=folder).split())
+    assert run.status == 0 and (folder / "index.html").stat().st_size > 10_000
+    assert run.out.rstrip().rpartition("report: ")[2].startswith(f"{folder / 'index.html'}\n")
+    assert run.out.index(SUMMARY) < run.out.index("report: ")
+
+
+def test_a_report_of_a_run_that_is_saved_elsewhere_too(tmp_path: Path) -> None:
+    json_file = tmp_path / "run.json"
+    run = measure(tmp_path, "-kread_one", f"--report={tmp_path / 'out'}", f"--benchmark-json={json_file}")
+    assert run.status == 0 and (tmp_path / "out" / "index.html").exists()
+    assert not (tmp_path / "out" / "run.json").exists()
+    assert all("data" in cell["stats"] for cell in cells_of(json_file).values())
+
+
+@pytest.mark.parametrize("option", ["--benchmark-disable", "-kno_such_cell"])
+def test_no_report_of_nothing(tmp_path: Path, option: str) -> None:
+    run = measure(tmp_path, "-kread_one", f"--report={tmp_path / 'out'}", option)
+    assert "report: nothing was measured, so there is none" in run.out
+    assert not list((tmp_path / "out").iterdir()) and "Traceback" not in run.out + run.err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--report={tmp_path}/file", "--report: {tmp_path}/file cannot be made (File exists); give another folder"),
+        ("--report=/proc/out", "--report: /proc/out cannot be made"),
+        ("--report={tmp_path}/out --against=HEAD", "--report: with --against nothing is measured that it shows"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_before_anything_is_measured(
+    tmp_path: Path, options: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    run = measure(tmp_path, *options.format(tmp_path=tmp_path).split())
+    must_be_refused(run, reason.format(tmp_path=tmp_path))
 
 
 def test_disabled_each_cell_runs_once(tmp_path: Path) -> None:
@@ -562,7 +657,7 @@ def started(tmp_path: Path, stores: Path, *options: str) -> "subprocess.Popen[st
 
 
 @contextlib.contextmanager
-def killed_at_last(run: "subprocess.Popen[str]") -> Iterator[None]:
+def killed_at_last(run: "subprocess.Popen[Any]") -> Iterator[None]:
     """See that the process ends, whatever the test finds."""
     try:
         yield
