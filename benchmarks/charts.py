@@ -7,6 +7,7 @@ colour-blind readers can tell apart; the floor is dashed in the colour of the te
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -286,7 +287,9 @@ def readers_chart(operation: str, cells: Iterable[Cell], mark: str) -> Chart | N
     if len({readers for of in points.values() for readers in of}) < 2:
         return None
     lines = [Line(backend, points[backend]) for backend in sorted(points, key=rank)]
-    return line_chart(slug(operation, "readers", mark), f"{operation}: {most:,} images", lines, READERS, RATE)
+    return line_chart(
+        slug(operation, "readers", mark), f"{operation}: processes, {most:,} images", lines, READERS, RATE
+    )
 
 
 @matplotlib.rc_context(STYLE)
@@ -341,12 +344,16 @@ def overview(cells: Mapping[Place, Cell], operations: Sequence[str], title: str,
 
 
 def history_charts(history: History) -> list[Chart]:
-    """For each operation, number of images and setting a chart over the runs, with a line for each backend."""
-    keys = dict.fromkeys(key for cells in history.cells for key in cells)
+    """For each operation, number of images and setting a chart over the runs, with a line for each backend.
+
+    Of cells that more than one run has.
+    """
+    count = Counter(key for cells in history.cells for key in cells)
+    keys = [key for key, runs in count.items() if runs > 1]
     settings = {key.setting for key in keys}
     groups: dict[str, list[Key]] = {}
     for key in sorted(keys, key=lambda key: (key.place.operation, -key.place.cutoff, key.setting.order)):
-        words = key.setting.within(settings)
+        words = key.within(settings)
         title = f"{key.place.operation} of {key.place.cutoff:,}" + (f", {words}" if words else "")
         groups.setdefault(title, []).append(key)
     return [history_chart(title, of, history) for title, of in groups.items()]

@@ -6,7 +6,7 @@ was. A step is a change beyond theirs that the runs before and after it confirm.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
@@ -28,6 +28,10 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place.operation}[{self.place.cutoff}-{self.place.backend}]"
+
+    def within(self, settings: Iterable[Setting]) -> str:
+        """What tells its setting from the others, in words; nothing where it stores."""
+        return "" if stores(self.place.operation) else self.setting.within(settings)
 
 
 class Step(NamedTuple):

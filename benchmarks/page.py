@@ -16,6 +16,7 @@ from benchmarks import answers, charts
 from benchmarks.answers import Answer
 from benchmarks.charts import Chart
 from benchmarks.history import NOISE_FACTOR, History
+from benchmarks.peers import PEERS
 from benchmarks.runs import FLOOR, QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank, stores
 from benchmarks.workloads import OPERATIONS
 
@@ -115,7 +116,7 @@ def rows(run: Run, settings: Sequence[Setting], operation: str) -> list[dict[str
     for setting in settings[:1] if stores(operation) else settings:
         cells = run.at(setting)
         chosen = [cell for place, cell in cells.items() if place.operation == operation]
-        shown += [row(cell, cells, setting.within(settings)) for cell in chosen]
+        shown += [row(cell, cells, "" if stores(operation) else setting.within(settings)) for cell in chosen]
     return sorted(shown, key=lambda row: (row["cutoff"], row["note"], rank(row["backend"])[0], row["seconds"]))
 
 
@@ -145,31 +146,38 @@ def between(low: str, high: str) -> str:
 
 
 def told(run: Run, setting: Setting) -> list[dict[str, Any]]:
-    """The answers of a setting, in words."""
+    """The answers of a setting, in words; those that no reading goes into only once."""
+    first = setting == next(each for each in run.settings if each.image_size == setting.image_size)
     note = setting.within({each._replace(readers=setting.readers, image_size=0) for each in run.settings})
-    return [{"note": note, **in_words(answer)} for answer in answers.answers(run.at(setting))]
+    return [
+        {"note": note if answer.use.operations else "", **in_words(answer)}
+        for answer in answers.answers(run.at(setting))
+        if answer.use.operations or first
+    ]
 
 
 def in_words(answer: Answer) -> dict[str, Any]:
     unit = answer.use.unit
     more = "times as much" if unit == "bytes/image" else "times as long"
     after = answer.after and f"{answer.after[0]}, the next, takes {digits(answer.after[1])} {more}"
-    beaten = answer.beaten_by
+    beaten, peer = answer.beaten_by, PEERS.get(answer.beaten_by[0]) if answer.beaten_by else None
+    checks = "" if peer is None or peer.checked else ", which checks nothing"
     return {
         "use": answer.use,
         "count": answer.cutoff,
         "best": list(answer.best),
-        "figures": " and ".join(priced(price, unit) for price in answer.best.values()),
+        "figures": priced(list(answer.best.values()), unit),
         "after": after or "",
-        "beaten": f"{digits(beaten[1])} {more} as {beaten[0]}, the best of the other formats" if beaten else "",
+        "beaten": f"{digits(beaten[1])} {more} as {beaten[0]}, the best of the other formats{checks}" if beaten else "",
         "elsewhere": [f"{count:,}: {', '.join(names)}" for count, names in answer.elsewhere.items()],
     }
 
 
-def priced(price: float, unit: str) -> str:
+def priced(prices: Sequence[float], unit: str) -> str:
     if unit == "s":
-        return in_seconds(price)
-    return f"{1 / price if unit == 'images/s' else price:,.0f} {unit}"
+        return " and ".join(map(in_seconds, prices))
+    figures = (1 / price if unit == "images/s" else price for price in prices)
+    return f"{' and '.join(f'{figure:,.0f}' for figure in figures)} {unit}"
 
 
 def overview(run: Run) -> Chart | None:
@@ -238,8 +246,7 @@ def history_of(runs: Sequence[Run]) -> dict[str, Any]:
         {
             "run": run,
             "group": groups[number],
-            "made_of": f"{title_of(run)}; {terms_of(run)}",
-            "machine": machine_of(run),
+            "made_of": f"{title_of(run)}; {terms_of(run)}; {machine_of(run)}",
             "changed": changed(runs, number),
         }
         for number, run in enumerate(runs)
@@ -248,7 +255,7 @@ def history_of(runs: Sequence[Run]) -> dict[str, Any]:
     steps = [
         {
             "step": step,
-            "note": step.key.setting.within(settings),
+            "note": step.key.within(settings),
             "before": runs[step.before],
             "after": runs[step.after],
         }

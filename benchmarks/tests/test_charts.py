@@ -190,7 +190,7 @@ def test_history_joins_what_compares_and_rings_steps(tmp_path: Path) -> None:
             for name in ("min", "q1", "median", "q3", "max"):
                 each["stats"][name] *= 2
     odd = document(other, 2, **{"file system": {"type": "xfs", "device": "x"}})
-    all_runs = runs(tmp_path, document(grid((1000,)), 1), odd, document(slow, 3))
+    all_runs = runs(tmp_path, document(grid((1000,)), 1), odd, document([*slow, *grid((9,))], 3))
     found = {chart.title: chart for chart in charts.history_charts(History.of(all_runs))}
     chart = found["read_many of 1,000"]
     lines = [
