@@ -3,7 +3,7 @@
 The unit is a pair of processes, because what differs between two runs of the same code is settled when a process
 starts: where its memory lies, how its hashes fall. Within a pair the sides take turns on one core, in an order drawn
 anew each round, so that both meet the same moods of the machine; a pair gives one number, the median of its rounds'
-log-ratios. (A core for each side made the numbers of identical code that read spread by 6 to 23% instead of 1 to 3%.)
+log-ratios. (With any core for either side the numbers of identical code that reads spread by 3 to 27%, not 1 to 4%.)
 """
 
 import math

@@ -89,7 +89,7 @@ def test_recorded_says_what_was_measured(tmp_path: Path, source: Source, run: di
 
 def test_recorded_names_the_images_of_each_size(tmp_path: Path) -> None:
     sources = [synthetic(3), synthetic(3, 48)]
-    images = recorded(sources, {}, str(tmp_path))["images"]
+    images = recorded(sources, {}, str(tmp_path), "pytest")["images"]
     assert images["name"] == "synthetic 32x32x3; synthetic 48x48x3"
     assert images["fingerprint"] == f"{sources[0].fingerprint}-{sources[1].fingerprint}"
 
