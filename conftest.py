@@ -476,9 +476,7 @@ class Progress:
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     terms.forget_clock_speed(machine_info)
     command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
-    machine_info["imgstore"] = terms.recorded(
-        sources_of(config), told_terms(config), store_directory(config), command
-    )
+    machine_info["imgstore"] = terms.recorded(sources_of(config), told_terms(config), store_directory(config), command)
 
 
 @pytest.hookimpl(optionalhook=True)
