@@ -20,7 +20,7 @@ import imgstore
 from benchmarks import contest, worker
 from benchmarks.contest import HARNESS, NEW, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
-from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER
+from benchmarks.verdicts import FASTER, FEWEST_PAIRS, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER
 from benchmarks.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
 from benchmarks.workloads import OPERATIONS, StoreMany, Terms, WrongResultError
 
@@ -219,7 +219,7 @@ def test_what_could_not_be_found_needs_no_control(tmp_path: Path, world: World) 
     world.spread = 0.2
     judge = made(tmp_path, random=Random(0))
     judge.run(KEYS)
-    fresh = [series for series in judge.cells.values() if len(series.fresh) >= contest.FEWEST_PAIRS]
+    fresh = [series for series in judge.cells.values() if len(series.fresh) >= FEWEST_PAIRS]
     assert fresh and not any(series.control for series in fresh)
 
 
