@@ -4,7 +4,6 @@ The exit status is 0; 1 for damage, or for what cannot be read or stored; 2 for 
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import sys
@@ -16,21 +15,11 @@ from typing import NoReturn, TypeVar
 import numpy as np
 
 import imgstore
-from imgstore import shards
 from imgstore._convert import convert, must_be_free
 from imgstore._generations import FORMAT
 from imgstore._images import Form, image_bytes
-from imgstore._shards import ShardedReader, is_sharded
 from imgstore.errors import ImgstoreError, InvalidArgumentError, SourceError, StoreNotFoundError, UnsupportedImageError
-from imgstore.sources import (
-    ImageFolder,
-    Source,
-    fingerprint,
-    nothing_readable,
-    open_source,
-    part_of,
-    reason_of,
-)
+from imgstore.sources import Cifar10, ImageFolder, nothing_readable, open_source, reason_of
 
 T = TypeVar("T")
 
@@ -59,13 +48,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out image files that cannot be read, and name them; each file is read twice",
     )
-    command.add_argument(
-        "--shard-images",
-        type=positive,
-        metavar="N",
-        help="make DEST a sharded store of N images a shard; the same command goes on where it was stopped",
-    )
-    command.add_argument("--scheduler", metavar="ADDRESS", help="with --shard-images: of Dask, as tcp://HOST:PORT")
     for name, run, text in (
         ("verify", run_verify, "read everything in a store and check it"),
         ("info", run_info, "tell what is in a store"),
@@ -73,16 +55,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=run)
         command.add_argument("root", metavar="ROOT", help="a store")
-        if name == "verify":
-            command.add_argument("--scheduler", metavar="ADDRESS", help="of Dask; for a sharded store")
     return parsed
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,75 +79,39 @@ def ended(status: int, message: str) -> int:
 
 
 def run_convert(options: argparse.Namespace) -> None:
-    if options.shard_images:
-        run_convert_to_shards(options)
-        return
-    if options.scheduler:
-        raise InvalidArgumentError("--scheduler", "only shards are spread over workers; give --shard-images, too")
     must_be_free(options.dest, options.replace)  # before much is read
-    source = opened(options.source, options.dest, options.skip_unreadable)
-    ids = source.ids if isinstance(source, imgstore.Reader) else np.arange(len(source))
+    source = opened(options.source, options.dest)
+    positions = kept(source, options.skip_unreadable) if isinstance(source, ImageFolder) else range(len(source))
+    ids = source.ids if isinstance(source, imgstore.Reader) else np.arange(len(positions))
     backend, show = imgstore.BACKENDS[options.backend].BACKEND, functools.partial(shown, total=len(ids))
-    with named(source, options.source):
-        convert(source, ids, options.dest, backend, options.replace, show)
-    print(f"{options.dest}: {len(ids):,} images, stored and read back")
-
-
-def run_convert_to_shards(options: argparse.Namespace) -> None:
-    if options.replace:
-        raise InvalidArgumentError("--replace", "shards do not take the place of a store; give another DEST")
-    # absolute, as a worker may have another current folder
-    source = opened(os.path.abspath(options.source), options.dest, options.skip_unreadable)
-    count, size = len(source), options.shard_images
-    if isinstance(source, imgstore.Reader) and count and source.ids[-1] != count - 1:
-        message = f"there are gaps in the ids of {options.source}, which shards do not keep"
-        raise InvalidArgumentError("--shard-images", message)
-    parts = [part_of(source, range(first, min(first + size, count))) for first in range(0, count, size)]
-    show = functools.partial(shown, doing="storing", total=len(parts), what="shards")
-    with named(source, options.source, size), shards.connected(options.scheduler) as client:
-        shards.store(
-            options.dest,
-            [functools.partial(iter, part) for part in parts],
-            backend=options.backend,
-            client=client,
-            fingerprint=f"{size} {fingerprint(source)}",
-            show=show,
-        )
-    print(f"{options.dest}: {count:,} images in {len(parts):,} shards, stored and read back")
-
-
-@contextlib.contextmanager
-def named(source: Source, location: str, shard_images: int = 0) -> Iterator[None]:
-    """Errors about an image name its file."""
     try:
-        yield
+        convert(map(source.__getitem__, positions), ids, options.dest, backend, options.replace, show)
     except UnsupportedImageError as error:
-        position = (error.shard or 0) * shard_images + error.image_id
-        where = source.paths[position] if isinstance(source, ImageFolder) else location
+        where = source.paths[positions[error.image_id]] if isinstance(source, ImageFolder) else options.source
         raise SourceError(where, str(error)) from None
     except SourceError as error:
         raise advised(error) from None
+    print(f"{options.dest}: {len(ids):,} images, stored and read back")
 
 
-def opened(source: str, dest: str, skip: bool) -> Source:
+def opened(source: str, dest: str) -> imgstore.Reader | Cifar10 | ImageFolder:
     """The images to store, but not from a folder that the store would lie in, where they would be found again."""
     above, below = (os.path.realpath(path) for path in (source, dest))
     if below.startswith(os.path.join(above, "")):
         raise InvalidArgumentError("DEST", f"{dest} lies in {source}; give a folder elsewhere")
     try:
-        found = open_source(source)
+        return open_source(source)
     except SourceError as error:
         raise InvalidArgumentError("SOURCE", str(error)) from None
-    return kept(found, skip) if isinstance(found, ImageFolder) else found
 
 
-def kept(source: ImageFolder, skip: bool) -> ImageFolder:
-    """The files to store: all, or those that can be read. Names the others."""
+def kept(source: ImageFolder, skip: bool) -> Sequence[int]:
+    """The positions of the files to store: all, or those that can be read. Names the others."""
     positions, errors = list[int](), [*source.unlisted]
     if not skip:
         if errors:
             raise advised(errors[0])
-        return source
+        return range(len(source))
     for position in shown(range(len(source)), "reading", len(source)):
         try:
             source[position]
@@ -185,14 +122,14 @@ def kept(source: ImageFolder, skip: bool) -> ImageFolder:
         print(f"{PROGRAM}: left out: {left_out}", file=sys.stderr)
     if not positions:
         raise InvalidArgumentError("SOURCE", str(nothing_readable(source.root, errors)))
-    return source.part(positions)
+    return positions
 
 
 def advised(error: SourceError) -> SourceError:
     return SourceError(error.path, f"{error.reason}; --skip-unreadable leaves such files out")
 
 
-def shown(items: Iterable[T], doing: str, total: int, what: str = "images") -> Iterator[T]:
+def shown(items: Iterable[T], doing: str, total: int) -> Iterator[T]:
     """The items, with a line on the terminal that tells how many are done; elsewhere there is no such line."""
     if not sys.stderr.isatty():
         yield from items
@@ -204,20 +141,14 @@ def shown(items: Iterable[T], doing: str, total: int, what: str = "images") -> I
             now = time.monotonic()
             if now - last > SHOWN_EVERY:
                 last, left = now, (now - start) / (done + 1) * (total - done - 1)
-                text = f"{doing} {done + 1:,} of {total:,} {what}, {left:.0f} s left"
+                text = f"{doing} {done + 1:,} of {total:,} images, {left:.0f} s left"
                 print(f"{START_OF_LINE}{text}", end="", file=sys.stderr, flush=True)
     finally:
         print(START_OF_LINE, end="", file=sys.stderr, flush=True)
 
 
 def run_verify(options: argparse.Namespace) -> None:
-    if options.scheduler and not is_sharded(options.root):
-        raise InvalidArgumentError("--scheduler", f"{options.root} is no sharded store; verify it without")
-    with shards.connected(options.scheduler) as client:
-        if client:
-            shards.verify(options.root, client)
-        else:
-            imgstore.verify(options.root)
+    imgstore.verify(options.root)
     print(f"{options.root}: everything is as it was stored")
 
 
@@ -228,20 +159,14 @@ def run_info(options: argparse.Namespace) -> None:
 
 
 def told(reader: imgstore.Reader) -> Iterator[tuple[str, str]]:
-    readers = reader.readers() if isinstance(reader, ShardedReader) else [reader]
-    generations, forms = [each.generation for each in readers], reader.forms()
-    walked = (entry for generation in generations for entry in os.walk(generation.path()))
-    files = (os.path.join(folder, name) for folder, _, names in walked for name in names)
-    yield "backend", ", ".join(sorted({generation.backend for generation in generations})) or "none"
+    generation, forms = reader.generation, reader.forms()
+    files = (os.path.join(folder, name) for folder, _, names in os.walk(generation.path()) for name in names)
+    yield "backend", generation.backend
     yield "images", f"{len(reader):,}"
     yield "shapes", listed(forms)
     yield "pixels", f"{sum(count * image_bytes(form) for form, count in forms.items()):,} bytes"
     yield "files", f"{sum(os.lstat(path).st_size for path in files):,} bytes"
-    synced = "synced" if all(generation.synced for generation in generations) else "not synced"
-    if isinstance(reader, ShardedReader):
-        yield "shards", f"{len(generations):,}, {synced}"
-    else:
-        yield "generation", f"{reader.generation.name}, {synced}"
+    yield "generation", f"{generation.name}, {'synced' if generation.synced else 'not synced'}"
     yield "format", str(FORMAT)
 
 

@@ -3,12 +3,12 @@
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
-from imgstore._images import Array, Block, Form, Labels, image_bytes
+from imgstore._images import Array, Block, Form, Labels
 from imgstore._store import Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
@@ -22,7 +22,6 @@ class View(NamedTuple):
 
 
 SINGLE = Contents(1, None, 1)
-_FEW_BYTES = 1 << 14  # of an image; with as many at each of the 2**48 addresses, NumPy can still count the bytes
 
 
 class Mapped(Many):
@@ -30,7 +29,6 @@ class Mapped(Many):
 
     labels: Labels  # (count,) where `form` is not None; of the images that `view` or `take` was asked for
     checksums: Checksums  # likewise
-    addresses: Labels  # likewise: where the pixels of each block lie, 0 for a block that no `view` met yet
 
     def __init__(self, path: str, first: int, contents: Contents, verify: bool) -> None:
         self.path, self.first, self.verify = path, first, verify
@@ -101,25 +99,6 @@ class Mapped(Many):
 def _room(images: Array) -> Array:
     """An array for a block; where it is one image, that is what owns the memory."""
     return np.empty_like(images[0])[np.newaxis] if len(images) == 1 else np.empty_like(images)
-
-
-class _Memory:
-    """What NumPy takes for an array at an address."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], kind: str, strides: tuple[int, ...] | None = None) -> None:
-        told: dict[str, Any] = {"version": 3, "data": (address, True), "shape": shape, "typestr": kind}
-        self.__array_interface__ = told | {"strides": strides}
-
-
-def copies(addresses: Labels, form: Form) -> Array:
-    """The images of this form at these addresses, one at least, copied; the caller holds what is mapped there."""
-    (shape, dtype), size = form, image_bytes(form)
-    if size > _FEW_BYTES:
-        return np.stack([np.asarray(_Memory(address, shape, dtype.str)) for address in addresses.tolist()])
-    lowest = int(addresses.min())
-    # an image at every byte, of which NumPy gathers those that are asked for in one call
-    everywhere = np.asarray(_Memory(lowest, (int(addresses.max()) - lowest + 1,), f"|V{size}", (1,)))
-    return everywhere[addresses - lowest].view(dtype).reshape(-1, *shape)
 
 
 def checksums_of(block: Block) -> tuple[Checksums, int]:

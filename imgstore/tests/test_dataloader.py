@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore import shards
 from imgstore.tests.checks import record, records
 from imgstore.tests.strategies import Array, pixels
 
@@ -72,16 +71,6 @@ def test_the_line_of_the_readme(backend: ModuleType, workers: int, tmp_path: Pat
     assert read(torch.utils.data.DataLoader(reader, batch_size=256, shuffle=True, num_workers=workers)) == records(
         IMAGES, LABELS
     )
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_sharded_store_is_read_like_any_other(backend: ModuleType, method: str, tmp_path: Path, torch: Any) -> None:
-    pairs = list(zip(IMAGES, LABELS, strict=True))
-    shards.store(tmp_path, [pairs[:30], pairs[30:31], pairs[31:]], backend=backend.BACKEND.name)
-    loader = torch.utils.data.DataLoader(
-        imgstore.open_reader(tmp_path), BATCH, shuffle=True, num_workers=WORKERS, multiprocessing_context=method
-    )
-    assert read(loader) == records(IMAGES, LABELS)
 
 
 @pytest.mark.parametrize(("shape", "code"), FORMS)
