@@ -20,7 +20,7 @@ import imgstore
 from benchmarks import contest, worker
 from benchmarks.contest import HARNESS, NEW, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
-from benchmarks.verdicts import FASTER, FEWEST_PAIRS, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER
+from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Series
 from benchmarks.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
 from benchmarks.workloads import OPERATIONS, StoreMany, Terms, WrongResultError
 
@@ -211,16 +211,24 @@ def test_both_sides_of_a_pair_run_on_one_core_of_ours(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
-    made(tmp_path, random=Random(0)).run(KEYS)
+    for seed in range(4):
+        made(tmp_path, random=Random(seed)).run(KEYS)
     assert set(zip(world.cores[::2], world.cores[1::2], strict=True)) == {(3, 3), (5, 5)}
 
 
-def test_what_could_not_be_found_needs_no_control(tmp_path: Path, world: World) -> None:
-    world.spread = 0.2
-    judge = made(tmp_path, random=Random(0))
-    judge.run(KEYS)
-    fresh = [series for series in judge.cells.values() if len(series.fresh) >= FEWEST_PAIRS]
-    assert fresh and not any(series.control for series in fresh)
+@pytest.mark.parametrize(
+    ("fresh", "control", "lacking"),
+    [
+        ([0.10, 0.11, 0.10, 0.12], [], True),
+        ([-0.10, -0.11, -0.10, -0.12], [0.01], True),
+        ([0.10, 0.11, 0.10, 0.12], [0.01, 0.0], False),
+        ([0.10, 0.11, 0.10], [], False),
+        ([0.30, -0.20, 0.25, -0.10], [], False),
+    ],
+    ids=["slower", "faster", "half as many", "too few pairs", "could not be found"],
+)
+def test_a_control_is_measured_of_what_could_be_found(fresh: list[float], control: list[float], lacking: bool) -> None:
+    assert Contest._lacks_control(Series(fresh=fresh, control=control)) == lacking
 
 
 def test_fresh_pairs_and_controls_swap_folders_each_by_themselves(
