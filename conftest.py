@@ -475,24 +475,29 @@ class Progress:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     terms.forget_clock_speed(machine_info)
-    command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
-    machine_info["imgstore"] = terms.recorded(sources_of(config), told_terms(config), store_directory(config), command)
+    machine_info["imgstore"] = terms.recorded(sources_of(config), told_terms(config), store_directory(config))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """What a report keeps is to be shown: without the machine's name, nor megabytes of the seconds of each round."""
+    """Add the command, which is no part of the machine: runs whose machines differ are warned of.
+
+    What a report keeps is to be shown: without the machine's name, nor megabytes of the seconds of each round.
+    """
+    output_json["command"] = shlex.join(["pytest", *map(str, config.invocation_params.args)])
     if REPORT in config.stash and config.option.benchmark_json == str(config.stash[REPORT] / RUN_FILE):
         output_json["machine_info"] = {**output_json["machine_info"], "node": ""}
         for benchmark in output_json["benchmarks"]:
             benchmark["stats"].pop("data", None)
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)  # before pytest-benchmark compares them
 def pytest_benchmark_compare_machine_info(machine_info: dict[str, Any], compared_benchmark: dict[str, Any]) -> None:
     reason = terms.incomparable(machine_info["imgstore"], compared_benchmark["machine_info"].get("imgstore", {}))
     if reason:
         raise pytest.UsageError(f"--benchmark-compare: {reason}")
+    for name in terms.SHOWN:  # how many images there were, say, which makes no other machine for pytest-benchmark
+        compared_benchmark["machine_info"]["imgstore"][name] = machine_info["imgstore"][name]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

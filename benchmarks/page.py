@@ -202,7 +202,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     memory = f", {float(made_of['memory_bytes']) / 2**30:,.0f} GiB of memory" if "memory_bytes" in made_of else ""
     number = f"{int(images['count']):,} different ones of {images.get('sizes')}" if "count" in images else ""
     return [
-        ("Command", str(made_of.get("command", "not recorded"))),
+        ("Command", made_of["command"]),
         ("Commit", run.commit),
         ("Date", f"{run.when:%Y-%m-%d %H:%M} UTC"),
         ("Images", ", ".join(filter(None, (str(images.get("name")), number)))),

@@ -166,6 +166,7 @@ def read_run(path: Path) -> Run:
 def _run(path: str, document: dict[str, Any]) -> Run:
     machine, commit = document["machine_info"], document["commit_info"]
     made_of, when = described(machine["imgstore"]), moment(document["datetime"])
+    made_of = {**made_of, "command": str(document.get("command", "not recorded"))}
     cache = "cold" if made_of["terms"].get("cold") else "warm"
     ours = [benchmark for benchmark in document["benchmarks"] if "operation" in benchmark["extra_info"]]
     if not ours:

@@ -15,6 +15,7 @@ from benchmarks.workloads import total_memory
 
 RAM_DISKS = ("tmpfs", "ramfs")
 COMPARED = ("images", "terms", "file system")
+SHOWN = ("images", "contact sheet")  # in which runs may differ that compare
 
 
 def file_system(directory: str) -> tuple[str, str]:
@@ -30,12 +31,11 @@ def file_system(directory: str) -> tuple[str, str]:
     return "unknown", number
 
 
-def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: str, command: str) -> dict[str, Any]:
+def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: str) -> dict[str, Any]:
     """What the JSON's machine information says beside what pytest-benchmark puts there."""
     kind, device = file_system(store_directory)
     packages = ("numpy", "pillow", "lmdb", "h5py", "xxhash", "pytest-benchmark")
     return {
-        "command": command,
         "images": {
             "name": "; ".join(source.name for source in sources),
             "fingerprint": "-".join(source.fingerprint for source in sources),

@@ -76,6 +76,7 @@ def document(cells: list[dict[str, Any]], day: int = 1, **parts: Any) -> dict[st
             "cpu": {"brand_raw": "a processor", "count": 2},
             "imgstore": made_of,
         },
+        "command": made_of.pop("command"),
         "commit_info": {"id": f"{day:02d}abcdef0123", "time": f"2026-11-{day:02d}T10:00:00+00:00", "dirty": False},
         "datetime": f"2026-11-{day:02d}T12:00:00+00:00",
         "benchmarks": cells,

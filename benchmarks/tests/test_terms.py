@@ -68,12 +68,11 @@ def source() -> Source:
 @pytest.fixture
 def run(tmp_path: Path, source: Source) -> dict[str, Any]:
     terms = asdict(Terms(durable=False, cold=True, verify=False))
-    return recorded([source], terms, str(tmp_path), "pytest benchmarks")
+    return recorded([source], terms, str(tmp_path))
 
 
 def test_recorded_says_what_was_measured(tmp_path: Path, source: Source, run: dict[str, Any]) -> None:
     kind, device = file_system(str(tmp_path))
-    assert run["command"] == "pytest benchmarks"
     assert run["images"] == {
         "name": "synthetic 32x32x3",
         "fingerprint": source.fingerprint,
@@ -89,7 +88,7 @@ def test_recorded_says_what_was_measured(tmp_path: Path, source: Source, run: di
 
 def test_recorded_names_the_images_of_each_size(tmp_path: Path) -> None:
     sources = [synthetic(3), synthetic(3, 48)]
-    images = recorded(sources, {}, str(tmp_path), "pytest")["images"]
+    images = recorded(sources, {}, str(tmp_path))["images"]
     assert images["name"] == "synthetic 32x32x3; synthetic 48x48x3"
     assert images["fingerprint"] == f"{sources[0].fingerprint}-{sources[1].fingerprint}"
 
