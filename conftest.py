@@ -19,11 +19,11 @@ import pytest
 import imgstore
 from benchmarks import floor, gate, peers, report, terms
 from benchmarks.contest import Key
+from benchmarks.floor import FLOOR
 from benchmarks.images import SIZE, Source, open_source, synthesized
 from benchmarks.loader import LoadEpoch
 from benchmarks.progress import CellProgress
 from benchmarks.readers import ReadWhileReplaced
-from benchmarks.runs import FLOOR
 from benchmarks.workloads import (
     OPERATIONS,
     Cell,

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.runs import FLOOR, Cell, Place, Spread
+from benchmarks.floor import FLOOR
+from benchmarks.runs import Cell, Place, Spread
 from imgstore import BACKENDS
 
 READABLE = ("disk", "hdf5")  # PNG, which everything opens, and plain datasets, which any HDF5 tool reads

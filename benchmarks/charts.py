@@ -28,8 +28,9 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from benchmarks.floor import FLOOR
 from benchmarks.history import History, Key
-from benchmarks.runs import FLOOR, Cell, Place, Spread, digits, in_seconds, rank
+from benchmarks.runs import Cell, Place, Spread, digits, in_seconds, rank
 from imgstore import BACKENDS
 
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")

@@ -20,10 +20,11 @@ from random import Random
 from statistics import median
 from typing import NamedTuple
 
+from benchmarks.floor import FLOOR
 from benchmarks.images import Source
 from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed, settled, strength
-from benchmarks.worker import FLOOR, CannotRunError, OutOfTimeError, Worker, WorkerGoneError
-from benchmarks.workloads import ReadMany, StoreSingle, Terms
+from benchmarks.worker import CannotRunError, OutOfTimeError, Worker, WorkerGoneError
+from benchmarks.workloads import ReadMany, StoreSingle, Terms, stores
 
 PACKAGE, HARNESS = "imgstore", os.path.dirname(__file__)
 NEW, REF = 0, 1
@@ -57,7 +58,7 @@ class Key(NamedTuple):
     @property
     def floor(self) -> "Key":
         """The cell that answers for this one: as it reads or stores, but without our code."""
-        kind = StoreSingle if self.operation.startswith("store") else ReadMany
+        kind = StoreSingle if stores(self.operation) else ReadMany
         return Key(kind.operation, min(self.cutoff, LARGEST_CONTROL_CUTOFF), FLOOR)
 
 

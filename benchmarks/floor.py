@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Pair = tuple[Array, int]
 
+FLOOR = "floor"  # its name in tables
+
 _FORM = np.dtype([("offset", "<i8"), ("shape", "<i8", 3), ("dtype", "S4")])
 _FOOTER = struct.Struct("<qqq")  # bytes of pixels, images, forms
 _WRITE_BYTES = 1 << 20

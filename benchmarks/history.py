@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks.runs import FLOOR, Cell, Place, Run, Setting, stores
+from benchmarks.floor import FLOOR
+from benchmarks.runs import Cell, Place, Run, Setting
 from benchmarks.terms import COMPARED, compared_part
+from benchmarks.workloads import stores
 
 LEAST_STEP = math.log(1.10)  # runs of the same code differ by as much
 NOISE_FACTOR = 4.0

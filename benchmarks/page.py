@@ -15,10 +15,11 @@ from markupsafe import Markup
 from benchmarks import answers, charts
 from benchmarks.answers import Answer
 from benchmarks.charts import Chart
+from benchmarks.floor import FLOOR
 from benchmarks.history import NOISE_FACTOR, History
 from benchmarks.peers import PEERS
-from benchmarks.runs import FLOOR, QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank, stores
-from benchmarks.workloads import OPERATIONS
+from benchmarks.runs import QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank
+from benchmarks.workloads import OPERATIONS, stores
 
 PAGE, CHARTS = "index.html", "charts"
 PNG = b"\x89PNG\r\n\x1a\n"

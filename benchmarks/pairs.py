@@ -19,7 +19,7 @@ import numpy as np
 import imgstore
 from benchmarks import floor, peers
 from benchmarks.images import Source, open_source
-from benchmarks.workloads import OPERATIONS, Cell, ReadOne, Terms, Workload
+from benchmarks.workloads import OPERATIONS, Cell, ReadOne, Terms, Workload, stores
 from imgstore.errors import ImgstoreError
 
 SEED = 20
@@ -134,7 +134,7 @@ def row(goal: Goal, count: int, ratio: Ratio) -> str:
     else:
         measured = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         most, met = f"{goal.most:.2f}", ratio.median <= goal.most
-    check = "on" if goal.verify or goal.operation.startswith("store") else "off"
+    check = "on" if goal.verify or stores(goal.operation) else "off"
     met_or_not = "yes" if met else "no"
     entries = (goal.operation, f"{count:,}", goal.ours, check, goal.reference, measured, most, met_or_not, ratio.pairs)
     return f"| {' | '.join(map(str, entries))} |"

@@ -10,8 +10,10 @@ from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
+from benchmarks.floor import FLOOR
 from benchmarks.peers import PEERS
-from benchmarks.runs import FLOOR, RunError, read_run
+from benchmarks.runs import RunError, read_run
+from benchmarks.workloads import stores
 from imgstore import BACKENDS
 
 TITLES = ("operation", "cutoff", "backend", "images/s", "MB/s", "x floor", "bytes on disk/image", "peak MiB")
@@ -156,7 +158,7 @@ def kind_of(fact: dict[str, Any]) -> str:
 def order(fact: dict[str, Any]) -> tuple[Any, ...]:
     """Operations by what they do, then cutoff, size and readers ascending, the floor first, then the fastest."""
     speed = fact["backend"] != FLOOR, -fact["images_per_second"]
-    return not fact["operation"].startswith("store"), *cell_of(fact), *speed
+    return not stores(fact["operation"]), *cell_of(fact), *speed
 
 
 def figures(fact: dict[str, Any]) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.floor import FLOOR
+from benchmarks.workloads import stores
 from imgstore import BACKENDS
 
-FLOOR = "floor"
 QUARTILES_FROM = 8  # rounds; of fewer, the quartiles say little
 DESCRIBED = ("images", "terms", "file system", "versions")
 EXPECTED = "give files of --report, --benchmark-json or --benchmark-autosave"
@@ -138,10 +139,6 @@ class Run:
             if cell.setting == setting
             or (stores(cell.place.operation) and cell.setting.image_size == setting.image_size)
         }
-
-
-def stores(operation: str) -> bool:
-    return operation.startswith("store")
 
 
 def positive(value: Any) -> float:

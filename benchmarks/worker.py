@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from benchmarks import floor
+from benchmarks.floor import FLOOR
 from benchmarks.images import Source
 from benchmarks.workloads import (
     OPERATIONS,
@@ -32,7 +33,6 @@ from benchmarks.workloads import (
     must_equal,
 )
 
-FLOOR = "floor"
 ANSWER_SECONDS = 60.0  # beyond which a call hangs
 SLICE = 1000
 PILOT_ROUNDS = 3

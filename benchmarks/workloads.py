@@ -331,6 +331,10 @@ OPERATIONS: dict[str, type[Workload]] = {
 }
 
 
+def stores(operation: str) -> bool:
+    return operation.startswith("store")
+
+
 def verb_of(operation: str) -> str:
     """The verb of a backend that the operation calls."""
     return "open_reader" if operation in (ReadOne.operation, ReadBatch.operation) else operation

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.floor import FLOOR
 from benchmarks.images import contact_sheet, synthetic
-from benchmarks.runs import FLOOR, Run, read_run
+from benchmarks.runs import Run, read_run
 from benchmarks.workloads import OPERATIONS
 from imgstore import BACKENDS
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from benchmarks import charts
 from benchmarks.charts import MUTED, PALETTE, Chart, style_of
+from benchmarks.floor import FLOOR
 from benchmarks.history import History
-from benchmarks.runs import FLOOR, Setting
+from benchmarks.runs import Setting
 from benchmarks.tests.saved import cell, document, grid, runs
 from imgstore import BACKENDS
 

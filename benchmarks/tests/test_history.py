@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.floor import FLOOR
 from benchmarks.history import History
-from benchmarks.runs import FLOOR
 from benchmarks.tests.saved import document, grid, runs
 
 
