@@ -50,6 +50,12 @@ RUN_FILE = "run.json"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    add_measuring_options(parser)
+    add_comparing_options(parser)
+    add_fault_options(parser)
+
+
+def add_measuring_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("imgstore", "imgstore: what is measured (write options with a path as --name=PATH)")
     group.addoption(
         "--images",
@@ -111,6 +117,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--no-durable", action="store_true", help="store without waiting for the disk")
     group.addoption("--no-verify", action="store_true", help="read without checking checksums")
+
+
+def add_comparing_options(parser: pytest.Parser) -> None:
     against = parser.getgroup("against", "imgstore: compare with another commit")
     against.addoption(
         "--against",
@@ -133,6 +142,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="also write the verdicts to a file, .md or .json; may be given several times",
     )
+
+
+def add_fault_options(parser: pytest.Parser) -> None:
     faults = parser.getgroup("faults", "imgstore: the fault tests of `pytest imgstore/tests/faults`")
     faults.addoption("--long", action="store_true", help="try each fault as often as the README's table says")
     faults.addoption("--fault-seed", type=int, default=0, help="what the faults are drawn from; default: 0")

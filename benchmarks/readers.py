@@ -264,8 +264,9 @@ def serve_writer(pipe: Connection, bare: Cell, size: tuple[int, int], original: 
         labels = [label for _, label in reader]
         pipe.send(None)  # ready
         while pipe.recv():
-            store_many(bare.stored, (image for image, _ in reader), labels, durable=durable)
-            while not pipe.poll():  # until told to stop
+            told_to_stop = False
+            while not told_to_stop:
                 store_many(bare.stored, (image for image, _ in reader), labels, durable=durable)
+                told_to_stop = pipe.poll()
             pipe.recv()
             pipe.send(None)
