@@ -434,8 +434,8 @@ def pixel_bytes(images: Images) -> int:
 def missing_room(cell: Cell, readers: int = 0) -> str | None:
     """Why the cell, with so many more processes that read, would not fit into the free disk and memory, or None."""
     size, count = pixel_bytes(cell.images), len(cell.images)
-    stores = 4 if readers else 3  # at once
-    disk_need = stores * (size + FILE_SYSTEM_BLOCK * count) + SPARE_BYTES
+    copies = 4 if readers else 3  # of the store, at once
+    disk_need = copies * (size + FILE_SYSTEM_BLOCK * count) + SPARE_BYTES
     at_once = size if size <= WHOLE_BYTES else PART_BYTES
     memory_need = (1 + max(1, readers)) * at_once + SPARE_BYTES
     for need, free, what in ((disk_need, free_disk(cell.directory), "disk"), (memory_need, free_memory(), "memory")):
