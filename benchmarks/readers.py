@@ -94,7 +94,7 @@ class InProcesses(Reading):
         for number in range(self.readers):
             self.helpers.append(Helper(serve_reader, self.kind, *portable(self.cell), number))
         if not self.cell.terms.cold:  # there, a second call would find in memory what the first has read
-            self.calls = math.ceil(self.round_seconds() / self.ask("seconds")[0])
+            self.calls = math.ceil(self.round_seconds() / self.ask("seconds", ROUND_SECONDS)[0])
 
     def round_seconds(self) -> float:
         return ROUND_SECONDS
@@ -206,13 +206,17 @@ class Share:
     def let_go(self) -> None:
         self.workload.finish()
 
-    def seconds(self) -> float:
-        """Of a call: the second, because the first opens what that one finds open."""
-        for _ in range(2):
-            arguments = self.workload.prepare()
-            start = time.perf_counter()
-            self.workload.call(*arguments)
-        return time.perf_counter() - start
+    def seconds(self, at_least: float) -> float:
+        """Of a call, on average over so long: one alone may have had to wait. The first opens the store."""
+        self.prepare(1)
+        self.run()
+        start = time.perf_counter()
+        calls, seconds = 0, 0.0
+        while seconds < at_least:
+            self.prepare(1)
+            self.run()
+            calls, seconds = calls + 1, time.perf_counter() - start
+        return seconds / calls
 
     def prepare(self, calls: int) -> None:
         self.result = None
