@@ -20,13 +20,12 @@ def convert(pairs: Iterable[Pair], ids: Labels, root: str, backend: Backend, rep
     """Make the store at `root` hold these pairs under these ids, which ascend: all or nothing.
 
     Ids from 0 on without a gap are stored as the many, the rest singly. What was written is read back and compared
-    with a checksum of what was given, before it takes the place of a store at `root`. `show`: told of all pairs as
-    they are stored and as they are read back.
+    with a checksum of what was given, before it takes the place of a store at `root`, of which `must_be_free` was asked
+    before. `show`: told of all pairs as they are stored and as they are read back.
 
-    Raises InvalidArgumentError where `root` holds other files, or a store and not `replace`; CorruptStoreError where
+    Raises InvalidArgumentError where there is a store at `root` meanwhile, and not `replace`; CorruptStoreError where
     other images are read back; and what `store_many` raises.
     """
-    must_be_free(root, replace)
     given = _Given(show(pairs, "storing"), ids)
     many = int(np.count_nonzero(ids == np.arange(len(ids))))
     images = iter(given)
