@@ -111,6 +111,11 @@ def missing() -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason}
 
 
+def reads_in_order_only(name: str) -> bool:
+    """Whether it is a peer that reads all images or none."""
+    return name in PEERS and "open_reader" not in PEERS[name].verbs
+
+
 class Reader(ABC):
     """What `open_reader` gives: by position, which is the id."""
 
