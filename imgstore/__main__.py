@@ -34,13 +34,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{PROGRAM}: {message}\n")
 
 
+def path(text: str) -> str:
+    if not text:  # as a shell gives for a variable that is not set
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     parsed = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parsed.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("convert", help="store a folder of images, CIFAR-10 or another store as DEST")
     command.set_defaults(run=run_convert)
-    command.add_argument("source", metavar="SOURCE", help="a folder of image files, CIFAR-10, or a store")
-    command.add_argument("dest", metavar="DEST", help="the store to make, a folder")
+    command.add_argument("source", metavar="SOURCE", type=path, help="a folder of image files, CIFAR-10, or a store")
+    command.add_argument("dest", metavar="DEST", type=path, help="the store to make, a folder")
     command.add_argument("--backend", required=True, choices=imgstore.BACKENDS, help="the format of DEST")
     command.add_argument("--replace", action="store_true", help="let it take the place of a store at DEST")
     command.add_argument(
@@ -54,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=run)
-        command.add_argument("root", metavar="ROOT", help="a store")
+        command.add_argument("root", metavar="ROOT", type=path, help="a store")
     return parsed
 
 

@@ -51,6 +51,8 @@ def must_be_free(root: str, replace: bool) -> None:
     if os.path.lexists(os.path.join(root, "CURRENT")):
         if not replace:
             raise InvalidArgumentError("DEST", f"there is a store at {root} already; replace it with --replace")
+    elif os.path.lexists(root) and not os.path.isdir(root):
+        raise InvalidArgumentError("DEST", f"{root} is a file; give a folder")
     elif os.path.isdir(root) and os.listdir(root) and not os.path.lexists(os.path.join(root, "LOCK")):
         raise InvalidArgumentError("DEST", f"{root} holds other files; give a folder that is new or empty")
 
