@@ -146,7 +146,7 @@ class Calls:
         return call
 
 
-@pytest.mark.parametrize("singles", [[], [3], [COUNT]], ids=["none", "one replaced", "one added"])
+@pytest.mark.parametrize("singles", [[], [3], [COUNT + 5]], ids=["none", "one replaced", "one behind a gap"])
 def test_a_batch_is_gathered_at_once(
     backend: ModuleType, singles: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
