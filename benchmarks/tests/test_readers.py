@@ -108,8 +108,9 @@ def test_the_seconds_of_a_call_are_an_average_without_the_first(monkeypatch: pyt
     assert readers.Share(workload).seconds(12.0) == 3.0
 
 
-def test_readers_draw_different_batches(tmp_path: Path) -> None:
-    workload = InProcesses(ReadBatch, cell_of(tmp_path), 3)
+def test_readers_draw_different_batches(tmp_path: Path, quick: None) -> None:
+    """Of a cold round: before a warm one, each has drawn as many as it had time for, and so not the same."""
+    workload = InProcesses(ReadBatch, cell_of(tmp_path, terms=Terms(cold=True)), 3)
     workload.prepare()
     workload.call()
     batches = [chosen.tolist() for chosen, _ in workload.ask("told")]
