@@ -208,13 +208,19 @@ def test_a_reader_whose_files_are_gone_opens_the_store_anew(tmp_path: Path) -> N
 def test_the_writer_works_only_while_the_clock_runs(tmp_path: Path) -> None:
     workload = ReadWhileReplaced(cell_of(tmp_path), 1)
     workload.prepare()
-    between = current(workload.cell.stored)
-    time.sleep(0.05)
-    assert current(workload.cell.stored) == between
+    before = unchanging(workload.cell.stored)
     workload.call()
-    workload.stop()
-    assert current(workload.cell.stored) > between
+    workload.check(None)
+    assert unchanging(workload.cell.stored) > before
     workload.finish()
+
+
+def unchanging(root: str) -> str:
+    """The number of the live generation, which nobody replaces for a while."""
+    number = current(root)
+    time.sleep(0.05)
+    assert current(root) == number
+    return number
 
 
 def exits(pipe: Any) -> None:
