@@ -266,3 +266,10 @@ def test_a_peer_that_checks_can_be_the_fastest() -> None:
 def test_those_whose_quartiles_overlap_are_fastest_together() -> None:
     medians = {"hdf5": 1.0, "parquet": 1.2, "lmdb": 1.3}
     assert ranking_lines(medians) == ["fastest read_many of 1000: hdf5, parquet; lmdb 1.30 x"]
+
+
+def test_the_fastest_is_the_one_that_takes_least_for_an_image() -> None:
+    """Of several readers a call moves as many images as the backend reads in a round."""
+    benchmarks = [measured("read_many", "lmdb", 1.0, images=100), measured("read_many", "parquet", 2.0, images=1000)]
+    add_figures(benchmarks)
+    assert list(summary(benchmarks))[-1] == "fastest read_many of 1000: parquet; lmdb 5.00 x"
