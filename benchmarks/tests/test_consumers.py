@@ -30,7 +30,7 @@ MACHINE = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("consumers")
-    assert measure(folder, f"--benchmark-json={folder / 'run.json'}", "-kread_one or store_many").status == 0
+    assert measure(folder, f"--benchmark-json={folder / 'run.json'}", "-kread_one").status == 0
     saved: dict[str, Any] = strict((folder / "run.json").read_text(encoding="utf-8"))
     return saved
 
@@ -52,7 +52,7 @@ def test_github_action_benchmark_reads_it(run: dict[str, Any]) -> None:
     assert all(isinstance(run["machine_info"][name], str) for name in MACHINE)
     assert all(isinstance(run["commit_info"][name], str) for name in ("id", "time", "author_time", "project", "branch"))
     assert isinstance(run["commit_info"]["dirty"], bool) and isinstance(run["datetime"], str)
-    assert len(run["benchmarks"]) == 2 * len(BACKENDS)
+    assert len(run["benchmarks"]) == len(BACKENDS)
     for benchmark in run["benchmarks"]:
         stats = benchmark["stats"]
         assert all(is_number(stats[name]) for name in STATISTICS)
@@ -82,7 +82,7 @@ def test_pytest_codspeed_runs_every_cell(tmp_path: Path) -> None:
     ended = subprocess.run(
         command(tmp_path / "stores", *quick),
         cwd=ROOT,
-        env=environment(tmp_path) | {"CODSPEED_PROFILE_FOLDER": str(tmp_path)},
+        env=environment(tmp_path, "pytest_codspeed.plugin") | {"CODSPEED_PROFILE_FOLDER": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=SECONDS,

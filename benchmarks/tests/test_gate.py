@@ -123,9 +123,8 @@ def repository(template: Path, tmp_path: Path) -> Path:
 
 
 def command(tmp_path: Path, *options: str) -> list[str]:
-    plugins = ["-pno:cacheprovider", "-pno:hypothesispytest", "-pno:randomly"]
-    quick = ["--cutoffs=10", f"--store-dir={tmp_path / 'stores'}"]
-    return [sys.executable, "-m", "pytest", "benchmarks", *plugins, *quick, *options]
+    quick = ["-pno:cacheprovider", "--cutoffs=10", f"--store-dir={tmp_path / 'stores'}"]
+    return [sys.executable, "-m", "pytest", "benchmarks", *quick, *options]
 
 
 def compare(tmp_path: Path, repository: Path, *options: str, **variables: str) -> Run:

@@ -1,0 +1,11 @@
+"""What tests of the report share."""
+
+import pytest
+
+from benchmarks import charts
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are empty, for tests of something else: drawing them takes most of the time of a report."""
+    monkeypatch.setattr(charts, "_drawn", lambda figure, kind: b"<svg></svg>")
