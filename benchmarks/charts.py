@@ -109,7 +109,8 @@ class Chart:
         """For a page: the colour of text is the page's; identifiers begin with the chart's name."""
         text = _drawn(self.figure, "svg").decode()
         text = text[text.index("<svg") :].replace(TEXT, "currentColor")
-        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
+        in_a_tag = r"(?=[^<>]*>)"  # a name may look like an identifier
+        text = re.sub(rf'(\bid="|url\(#|href="#){in_a_tag}', rf"\g<1>{self.name}-", text)
         label = html.escape(f"{self.title}. {self.words}")
         return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
@@ -125,8 +126,9 @@ def _drawn(figure: Figure, kind: str) -> bytes:
     look: dict[str, Any] = {"transparent": True, "metadata": NO_METADATA}
     if kind == "png":
         look = {"dpi": DOTS_PER_INCH, "facecolor": "white"}
-    if figure.get_layout_engine():  # once: it is half the time of drawing
-        figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
+    if layout:  # once: it is half the time of drawing
+        layout.execute(figure)
         figure.set_layout_engine("none")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, **look)

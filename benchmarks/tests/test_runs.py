@@ -65,8 +65,11 @@ def test_settings_come_from_the_cells_that_read_warm_and_single_first(tmp_path: 
 
 def test_a_cell_that_does_not_say_is_of_the_runs_cache(tmp_path: Path) -> None:
     terms = {"durable": True, "cold": True, "verify": True}
-    (run,) = runs(tmp_path, document([cell("read_many", "lmdb")], terms=terms))
+    (run,) = runs(
+        tmp_path, document([cell("read_many", "lmdb"), cell("store_many", "lmdb", cache="warm")], terms=terms)
+    )
     assert run.settings == [Setting("cold", 1, 0)]
+    assert {place.operation for place in run.at(Setting("cold", 1, 0))} == {"read_many", "store_many"}
 
 
 def test_words_name_what_differs_alone() -> None:
