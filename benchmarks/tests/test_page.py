@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import page
+from benchmarks import page, report
 from benchmarks.tests.saved import cell, document, grid, runs, saved, sheet
-from benchmarks.tests.test_run import BACKENDS, OPERATIONS, ROOT, measure
+from benchmarks.tests.test_run import BACKENDS, ROOT, measure
+
+OPERATIONS = ("store_many", "read_batch")  # one that stores, one that reads: each has charts to draw
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SWITCHES = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
@@ -34,12 +36,12 @@ def everything() -> list[dict[str, Any]]:
     reading = [each for each in grid((1000,), slower=5.0) if each["extra_info"]["operation"] == "read_batch"]
     cold = [{**each, "extra_info": {**each["extra_info"], "cache": "cold"}} for each in reading]
     readers = [{**each, "extra_info": {**each["extra_info"], "readers": 4}} for each in reading]
-    return [*grid(peak_bytes=3 << 20), *peers, *cold, *readers]
+    return [*few(*OPERATIONS, peak_bytes=3 << 20), *peers, *cold, *readers]
 
 
-def few(*operations: str) -> list[dict[str, Any]]:
+def few(*operations: str, slower: float = 1.0, **facts: Any) -> list[dict[str, Any]]:
     """A run of these operations, with few charts to draw."""
-    return [each for each in grid() if each["extra_info"]["operation"] in operations]
+    return [each for each in grid(slower=slower, **facts) if each["extra_info"]["operation"] in operations]
 
 
 def written(folder: Path, *documents: dict[str, Any]) -> str:
@@ -51,7 +53,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of three runs, with everything that can stand on one."""
     folder = tmp_path_factory.mktemp("full")
     made_of = {"contact sheet": base64.b64encode(sheet()).decode(), "command": f"pytest benchmarks --images={HOSTILE}"}
-    documents = [document(grid(slower=slower), day, **made_of) for day, slower in ((1, 1.0), (2, 1.1))]
+    documents = [document(few(*OPERATIONS, slower=slower), day, **made_of) for day, slower in ((1, 1.0), (2, 1.1))]
     written(folder, *documents, document(everything(), 3, **made_of))
     return folder / "out" / "index.html"
 
@@ -60,7 +62,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run."""
     folder = tmp_path_factory.mktemp("real")
-    run = measure(folder, "--cutoffs=10,20", f"--report={folder / 'out'}")
+    chosen = f"-k{' or '.join(OPERATIONS)}"
+    run = measure(folder, "--cutoffs=10,20", chosen, f"--report={folder / 'out'}")
     assert run.status == 0 and f"report: {folder / 'out' / 'index.html'}" in run.out
     return folder / "out" / "index.html"
 
@@ -87,11 +90,19 @@ def test_a_report_keeps_its_run_without_the_rounds_and_the_machines_name(real: P
     assert all("data" not in benchmark["stats"] and benchmark["stats"]["q1"] for benchmark in run["benchmarks"])
 
 
-def test_the_command_gives_the_same_page(tmp_path: Path) -> None:
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    """`python -m benchmarks.report` with these arguments, in this process."""
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    report.main()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_gives_the_same_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = written(tmp_path, document(few("read_batch")))
-    command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "0000.json"), "--out", str(tmp_path / "a")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0 and ended.stdout == f"{tmp_path / 'a' / 'index.html'}\n"
+    command(monkeypatch, tmp_path / "0000.json", "--out", tmp_path / "a")
+    assert capsys.readouterr().out == f"{tmp_path / 'a' / 'index.html'}\n"
     assert (tmp_path / "a" / "index.html").read_text(encoding="utf-8") == expected
 
 
@@ -110,6 +121,7 @@ def test_every_chart_is_a_file_in_both_forms(real: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_answer_stands_first_with_its_figure_and_its_lead(tmp_path: Path) -> None:
     text = words(written(tmp_path, document(few("read_batch"))))
     answer = text.partition("Random batches")[2]
@@ -122,6 +134,7 @@ def test_the_answer_stands_first_with_its_figure_and_its_lead(tmp_path: Path) ->
     assert "Random batches: least time for read_batch." in text and "middle half of the rounds" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_another_format_is_faster_it_is_said(tmp_path: Path) -> None:
     text = words(written(tmp_path, document([*few("read_batch"), cell("read_batch", "zarr", 1000, 256e-6)])))
     assert "2.00 times as long as zarr, the best of the other formats, which checks nothing" in text
@@ -152,6 +165,7 @@ def test_one_run_has_no_history(real: Path) -> None:
     assert "The history" not in real.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_step_is_told(tmp_path: Path) -> None:
     slow = few("read_many")
     for each in slow:
@@ -186,16 +200,23 @@ def test_the_page_needs_nothing_else(full: Path) -> None:
 
 def test_a_file_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
+    arguments = (str(tmp_path / "x.json"), "--out", str(tmp_path / "out"))
+    started = [sys.executable, "-m", "benchmarks.report", *arguments]
+    ended = subprocess.run(started, cwd=ROOT, capture_output=True, text=True)
+    reason = f"error: {tmp_path / 'x.json'}: this is no saved run of imgstore's benchmarks"
+    assert ended.returncode == 2 and reason in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    (run,) = saved(tmp_path, document(grid((10,))))
-    for arguments, reason in (
-        ((tmp_path / "x.json", "--out", tmp_path / "out"), "x.json: this is no saved run of imgstore's benchmarks"),
-        ((run, "--out", tmp_path / "file"), f"--out: {tmp_path / 'file'} cannot be written to"),
-    ):
-        command = [sys.executable, "-m", "benchmarks.report", *map(str, arguments)]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert ended.returncode == 2 and reason in ended.stderr.splitlines()[-1]
-        assert "Traceback" not in ended.stderr
+    (run,) = saved(tmp_path, document(few("read_batch")))
+    with pytest.raises(SystemExit):
+        command(monkeypatch, run, "--out", tmp_path / "file")
+    reason = f"--out: {tmp_path / 'file'} cannot be written to"
+    assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -210,30 +231,31 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(params=["real", "full"])
+@pytest.fixture(scope="module", params=["real", "full"])
 def file(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(request.param)
     return path
 
 
-def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> Any:
-    shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+@pytest.fixture(scope="module")
+def shown(browser: Any, file: Path) -> Iterator[Any]:
+    """The page in a window, as wide as the last test left it."""
+    shown = browser.new_page()
     shown.goto(file.as_uri())
-    return shown
+    yield shown
+    shown.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_chart_is_seen_and_nothing_scrolls_sideways(browser: Any, file: Path, width: int, scheme: str) -> None:
-    shown = opened(browser, file, width, scheme)
+def test_every_chart_is_seen_and_nothing_scrolls_sideways(shown: Any, file: Path, width: int) -> None:
+    shown.set_viewport_size({"width": width, "height": 900})
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     boxes = [figure.bounding_box() for figure in shown.query_selector_all("figure svg")]
-    assert len(boxes) > 3 * len(OPERATIONS)
+    assert len(boxes) == file.read_text(encoding="utf-8").count("<figure>") > 3 * len(OPERATIONS)
     for box in boxes:
         assert box["width"] >= 250 and box["height"] >= 100 and box["x"] >= 0 and box["x"] + box["width"] <= width
     wide = "[...document.querySelectorAll('table')].filter(table => table.getBoundingClientRect().right > innerWidth)"
     assert shown.evaluate(f"{wide}.length") == 0
-    shown.close()
 
 
 def test_no_error_and_no_request(browser: Any, file: Path) -> None:
@@ -257,20 +279,19 @@ INK = """() => {
 }"""
 
 
-def test_text_of_charts_is_dark_on_light_and_light_on_dark(browser: Any, file: Path) -> None:
+def test_text_of_charts_is_dark_on_light_and_light_on_dark(shown: Any) -> None:
     seen = {}
     for scheme in ("light", "dark"):
-        shown = opened(browser, file, scheme=scheme)
+        shown.emulate_media(media="screen", color_scheme=scheme)
         seen[scheme] = text, ground, *inks = shown.evaluate(INK)
         assert text in inks and ground not in inks
         shown.emulate_media(media="print")
         assert shown.evaluate(INK)[:2] == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
-        shown.close()
     assert seen["light"][:2] != seen["dark"][:2]
+    shown.emulate_media(media="screen", color_scheme="light")
 
 
-def test_tables_sort_by_number_both_ways(browser: Any, full: Path) -> None:
-    shown = opened(browser, full)
+def test_tables_sort_by_number_both_ways(shown: Any) -> None:
     table = shown.query_selector_all("table.sorts")[0]
     column = "rows => rows.map(row => Number(row.cells[3].dataset.value))"
     head = table.query_selector("th:nth-child(4)")
@@ -279,20 +300,15 @@ def test_tables_sort_by_number_both_ways(browser: Any, full: Path) -> None:
         values = table.eval_on_selector_all("tbody tr", column)
         assert values == ordered(values) and len(set(values)) > 3
         assert head.get_attribute("aria-sort") == direction
-    shown.close()
 
 
-def test_figures_can_be_selected_as_text(browser: Any, real: Path) -> None:
-    shown = opened(browser, real)
+def test_figures_can_be_selected_as_text(shown: Any) -> None:
     shown.keyboard.press("Control+a")
     selected = shown.evaluate("getSelection().toString()")
-    assert "read_many: time" in selected and "images in the store" in selected and "images/s" in selected
-    shown.close()
+    assert "read_batch: time" in selected and "images in the store" in selected and "images/s" in selected
 
 
-def test_charts_have_alternative_text(browser: Any, file: Path) -> None:
-    shown = opened(browser, file)
+def test_charts_have_alternative_text(shown: Any) -> None:
     labels = shown.eval_on_selector_all("figure svg", "all => all.map(svg => svg.getAttribute('aria-label'))")
     assert labels and all(label and ":" in label for label in labels)
     assert shown.query_selector_all("figure svg[role=img]") and not shown.query_selector_all("img:not([alt])")
-    shown.close()
