@@ -22,7 +22,7 @@ from benchmarks.contest import Key
 from benchmarks.floor import FLOOR
 from benchmarks.images import SIZE, Source, open_source, synthesized
 from benchmarks.loader import LoadEpoch
-from benchmarks.progress import CellProgress
+from benchmarks.progress import CellProgress, PairProgress
 from benchmarks.readers import ReadWhileReplaced
 from benchmarks.workloads import (
     OPERATIONS,
@@ -455,7 +455,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if not keys:
         raise pytest.UsageError("--against: no cell of ours was chosen; give the folder `benchmarks`, a wider -k")
     directory, budget = run_directory(config), config.getoption("--against-budget")
-    show = Progress(config.pluginmanager.getplugin("terminalreporter"))
+    show = PairProgress(config.pluginmanager.getplugin("terminalreporter"))
     with one_line():
         outcome = gate.compare(
             config.stash[REFERENCE], keys, directory, sources_of(config)[0], terms_of(config), budget, show
@@ -475,21 +475,6 @@ def key_of(item: pytest.Item) -> Key | None:
     if operation not in OPERATIONS or parameters["backend"] not in imgstore.BACKENDS:
         return None
     return Key(operation, parameters["cutoff"], parameters["backend"])
-
-
-class Progress:
-    """One line that is rewritten on a terminal, a line for each pair elsewhere."""
-
-    def __init__(self, reporter: Any) -> None:
-        self.reporter, self.pairs = reporter, -1
-
-    def __call__(self, cell: str, pairs: int, left: float) -> None:
-        text = f"{cell}: {pairs} pairs done, {left:.0f} s left at most"
-        if self.reporter.isatty:
-            self.reporter.rewrite(text, erase=True)
-        elif pairs != self.pairs:
-            self.reporter.write_line(text)
-        self.pairs = pairs
 
 
 @pytest.hookimpl(optionalhook=True)

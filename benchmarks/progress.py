@@ -1,4 +1,7 @@
-"""Where a run is: the cell under way, how many are done, and how long the others will take."""
+"""Where a run is: what is under way, how much is done, and how long the rest will take.
+
+In one line that is rewritten on a terminal, in lines of their own elsewhere.
+"""
 
 import time
 from collections.abc import Generator, Sequence
@@ -27,9 +30,27 @@ class Pace:
         return max(last, last + slope * (cutoff - last_count))
 
 
+def show(reporter: Any, text: str) -> None:
+    if reporter.isatty:
+        reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
+    else:
+        reporter.write_line(text)
+
+
+class PairProgress:
+    """Of a comparison with another commit; elsewhere than on a terminal once for each pair."""
+
+    def __init__(self, reporter: Any) -> None:
+        self.reporter, self.pairs = reporter, -1
+
+    def __call__(self, cell: str, pairs: int, left: float) -> None:
+        if self.reporter.isatty or pairs != self.pairs:
+            show(self.reporter, f"{cell}: {pairs} pairs done, {left:.0f} s left at most")
+        self.pairs = pairs
+
+
 class CellProgress:
-    """A plugin of pytest that says this in place of a dot for each test: in one line that is rewritten on a
-    terminal, in a line for each cell elsewhere."""
+    """Of a run, cell by cell: a plugin of pytest that says it in place of a dot for each test."""
 
     def __init__(self, reporter: Any, items: Sequence[Any]) -> None:
         self.reporter, self.items = reporter, {item.nodeid: item for item in items}
@@ -41,7 +62,7 @@ class CellProgress:
             self.start = time.monotonic()
             done = len(self.items) - len(self.waiting)
             name = self.items[nodeid].name.removeprefix("test_")
-            self.show(f"cell {done + 1} of {len(self.items)}: {name}{self.left()}")
+            show(self.reporter, f"cell {done + 1} of {len(self.items)}: {name}{self.left()}")
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         item = self.waiting.pop(nodeid, None)
@@ -55,12 +76,6 @@ class CellProgress:
         seconds = round(sum(self.pace.expected(*kind_of(item)) for item in self.waiting.values()))
         minutes = f"{seconds // 60} min " if seconds >= 60 else ""
         return f", about {minutes}{seconds % 60} s left"
-
-    def show(self, text: str) -> None:
-        if self.reporter.isatty:
-            self.reporter.rewrite(text[: self.reporter._tw.fullwidth - 1], erase=True)
-        else:
-            self.reporter.write_line(text)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self, report: Any) -> Generator[None, tuple[Any, ...], tuple[Any, ...]]:

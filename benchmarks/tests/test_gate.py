@@ -21,7 +21,7 @@ from benchmarks.images import synthetic
 from benchmarks.tests.test_run import ROOT, SECONDS, Run, environment, killed_at_last, must_be_refused, plugin, wait_for
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Change, Row
 from benchmarks.workloads import Terms
-from conftest import Progress, parsed_budget, parsed_report
+from conftest import parsed_budget, parsed_report
 
 CODE = ("benchmarks", "imgstore", "conftest.py", "pytest.ini", "requirements.txt")
 CELLS = [Key("read_many", 100, name) for name in ("disk", "lmdb", "hdf5", "new", "odd")]
@@ -386,26 +386,3 @@ def test_the_json_has_percents(tmp_path: Path) -> None:
     assert (first["change"], first["low"], first["high"], first["verdict"]) == (22.1, 10.5, 35.0, "slower")
     assert (first["operation"], first["cutoff"], first["backend"]) == ("read_many", 100, "disk")
     assert odd["reason"] == "the control moved" and "change" not in told["cells"][3]
-
-
-class Reporter:
-    """pytest's, as far as progress uses it."""
-
-    def __init__(self, isatty: bool) -> None:
-        self.isatty, self.lines = isatty, list[str]()
-
-    def write_line(self, line: str) -> None:
-        self.lines.append(line)
-
-    def rewrite(self, line: str, erase: bool = False) -> None:
-        self.lines.append(f"\r{line}" if erase else line)
-
-
-@pytest.mark.parametrize(("isatty", "lines"), [(True, ["\ra", "\rb", "\ra"]), (False, ["a", "a"])])
-def test_progress_is_one_line_on_a_terminal_and_a_line_a_pair_elsewhere(isatty: bool, lines: list[str]) -> None:
-    reporter = Reporter(isatty)
-    show = Progress(reporter)
-    for cell, pairs in (("a", 0), ("b", 0), ("a", 1)):
-        show(cell, pairs, 12.4)
-    assert [line.partition(":")[0] for line in reporter.lines] == lines
-    assert reporter.lines[0].endswith("a: 0 pairs done, 12 s left at most")

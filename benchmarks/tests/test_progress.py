@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import progress
-from benchmarks.progress import CellProgress, Pace
+from benchmarks.progress import CellProgress, Pace, PairProgress
 
 
 class Reporter:
@@ -129,3 +129,14 @@ def test_a_test_that_is_no_cell_shows_nothing(clock: Clock) -> None:
     show.pytest_runtest_logstart("other")
     show.pytest_runtest_logfinish("other")
     assert reporter.text == "" and not show.pace.taken
+
+
+@pytest.mark.parametrize(("isatty", "shown"), [(True, ["", "a", "b", "a"]), (False, ["a", "a"])])
+def test_pairs_are_one_line_on_a_terminal_and_a_line_each_elsewhere(isatty: bool, shown: list[str]) -> None:
+    reporter = Reporter(isatty)
+    show = PairProgress(reporter)
+    for cell, pairs in (("a", 0), ("b", 0), ("a", 1)):
+        show(cell, pairs, 12.4)
+    lines = reporter.text.split("\r") if isatty else reporter.text.splitlines()
+    assert [line.partition(":")[0] for line in lines] == shown
+    assert lines[-1] == "a: 1 pairs done, 12 s left at most"
