@@ -395,7 +395,8 @@ def test_no_report_of_nothing(tmp_path: Path, begun: Callable[..., Run], option:
     ("options", "reason"),
     [
         ("--report={tmp_path}/file", "--report: {tmp_path}/file cannot be made (File exists); give another folder"),
-        ("--report={tmp_path}/out --against=HEAD", "--report: with --against nothing is measured that it shows"),
+        ("--report=/proc/out", "--report: /proc/out cannot be made"),
+        ("--report={tmp_path}/out --against=nowhere", "--report: with --against nothing is measured that it shows"),
     ],
 )
 def test_a_report_that_cannot_be_is_refused_before_anything_is_measured(
