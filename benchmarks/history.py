@@ -1,14 +1,16 @@
 """Several saved runs: which of them compare, and where a cell's time took a step that stands out from the noise.
 
 The floor runs none of our code, so its cells tell how the machine differed between two runs, and how unsteady it
-was. A step is a change beyond theirs that the runs before and after it confirm.
+was. A step is a change beyond theirs from the runs before it to those after it.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from functools import cache
+from itertools import pairwise, product
+from statistics import fmean, median
 from typing import NamedTuple
 
 from benchmarks.floor import FLOOR
@@ -17,7 +19,11 @@ from benchmarks.terms import COMPARED, compared_part
 from benchmarks.workloads import stores
 
 LEAST_STEP = math.log(1.10)  # runs of the same code differ by as much
-NOISE_FACTOR = 4.0
+NOISE_FACTOR = 5.0
+STRAY_FACTOR = 8.0  # where fewer than ENOUGH runs stand on a side, which may be strays
+ENOUGH = 3
+WINDOW = 5  # runs on either side of a step; over more, a machine changes
+OWN_FROM = 3  # changes, from which on a cell's own noise is known
 TO_DEVIATION = 1.4826  # of a median absolute deviation, to estimate a standard deviation
 FEWEST_FLOORS = 2
 
@@ -74,53 +80,82 @@ def comparable(runs: Sequence[Run]) -> list[list[int]]:
 
 def steps(cells: Sequence[Mapping[Key, Cell]], numbers: Sequence[int]) -> list[Step]:
     """All that stand out among the runs of these numbers, run by run, the largest first."""
-    found: list[Step] = []
     own = [cells[number] for number in numbers]
-    compared = {(i, j): Comparison(own[i], own[j]) for j in range(len(own)) for i in (j - 1, j - 2) if i >= 0}
-    for at in range(1, len(own)):
-        ours = [key for key in own[at] if key.place.backend != FLOOR]
-        changes = {key: change for key in ours if (change := _confirmed(compared, at, key))}
-        largest_first = sorted(changes, key=lambda key: -abs(changes[key]))
-        found += [Step(numbers[at - 1], numbers[at], key, math.exp(changes[key])) for key in largest_first]
-    return found
-
-
-def _confirmed(compared: "Mapping[tuple[int, int], Comparison]", at: int, key: Key) -> float:
-    """The change from the run before, where the runs beside the two bear it out; else 0."""
-    change = compared[at - 1, at].standing_out(key)
-    beside = (compared[pair] for pair in ((at - 2, at), (at - 1, at + 1)) if pair in compared)
-    return change if all(other.standing_out(key) * change > 0 for other in beside if other.has(key)) else 0.0
+    compared = cache(lambda before, after: Comparison(own[before], own[after]))
+    found = []
+    for key in dict.fromkeys(key for of in own for key in of if key.place.backend != FLOOR):
+        at = [i for i, of in enumerate(own) if key in of]
+        changes = Changes(key, at, compared).steps(at)
+        found += [Step(numbers[before], numbers[after], key, math.exp(change)) for before, after, change in changes]
+    return sorted(found, key=lambda step: (step.after, -abs(math.log(step.ratio))))
 
 
 class Comparison:
-    """Two runs, and how the floor moved between them when storing and when reading."""
+    """Two runs, and how the floor's cells changed from one to the other when storing and when reading."""
 
     def __init__(self, before: Mapping[Key, Cell], after: Mapping[Key, Cell]) -> None:
         self.before, self.after = before, after
         floors: dict[bool, list[float]] = {True: [], False: []}
         for key in before.keys() & after.keys():
             if key.place.backend == FLOOR:
-                floors[stores(key.place.operation)].append(self.change(key))
-        self.drifts = {storing: drift(of) for storing, of in floors.items() if len(of) >= FEWEST_FLOORS}
+                floors[stores(key.place.operation)].append(self.raw(key))
+        self.shifts = {storing: median(of) for storing, of in floors.items() if len(of) >= FEWEST_FLOORS}
+        self.rests = {storing: [change - shift for change in floors[storing]] for storing, shift in self.shifts.items()}
 
-    def has(self, key: Key) -> bool:
-        return key in self.before and key in self.after and stores(key.place.operation) in self.drifts
-
-    def change(self, key: Key) -> float:
+    def raw(self, key: Key) -> float:
         """The logarithm of how many times as long the cell takes."""
         return math.log(self.after[key].seconds.median / self.before[key].seconds.median)
 
-    def standing_out(self, key: Key) -> float:
-        """The change less the floor's; 0 where it may be noise, or cannot be known."""
-        if not self.has(key):
-            return 0.0
-        shift, noise = self.drifts[stores(key.place.operation)]
-        change = self.change(key) - shift
-        apart = not self.before[key].seconds.times(math.exp(shift)).overlaps(self.after[key].seconds)
-        return change if apart and abs(change) > max(LEAST_STEP, NOISE_FACTOR * noise) else 0.0
+    def change(self, key: Key) -> float | None:
+        """The same beyond the floor's; None where that is not known."""
+        shift = self.shifts.get(stores(key.place.operation))
+        return None if shift is None else self.raw(key) - shift
+
+    def apart(self, key: Key) -> bool:
+        """Whether the intervals do not overlap, once the floor's change is taken off."""
+        shift = self.shifts[stores(key.place.operation)]
+        return not self.before[key].seconds.times(math.exp(shift)).overlaps(self.after[key].seconds)
 
 
-def drift(changes: Sequence[float]) -> tuple[float, float]:
-    """Their median, and their deviation from it, by the median again, so that a few strays do not count."""
-    shift = median(changes)
-    return shift, TO_DEVIATION * median(abs(change - shift) for change in changes)
+class Changes:
+    """Of one cell from any run to any other, and how much of them is noise: the floor's or the cell's own."""
+
+    def __init__(self, key: Key, at: Sequence[int], compared: Callable[[int, int], Comparison]) -> None:
+        self.key, self.compared = key, compared
+        neighbours = [compared(*pair) for pair in pairwise(at)]
+        own = [change for pair in neighbours if (change := pair.change(key)) is not None]
+        floors = [rest for pair in neighbours for rest in pair.rests.get(stores(key.place.operation), ())]
+        self.noise = max(deviation(floors), deviation(own) if len(own) >= OWN_FROM else 0.0)
+
+    def steps(self, at: Sequence[int]) -> list[tuple[int, int, float]]:
+        """Before, after and change of each that stands out among these runs: the clearest, then those beside it."""
+        found = {split: self.change(at[:split][-WINDOW:], at[split:][:WINDOW]) for split in range(1, len(at))}
+        clear = [split for split, change in found.items() if change.stands_out]
+        if not clear:
+            return []
+        split = max(clear, key=lambda split: found[split].contrast)
+        step = at[split - 1], at[split], found[split].change
+        return [*self.steps(at[:split]), step, *self.steps(at[split:])]
+
+    def change(self, before: Sequence[int], after: Sequence[int]) -> "Change":
+        """From the runs before to those after, each with each; nothing where intervals overlap."""
+        pairs = [self.compared(*pair) for pair in product(before, after)]
+        known = [(change, pair.apart(self.key)) for pair in pairs if (change := pair.change(self.key)) is not None]
+        changes = [change if apart else 0.0 for change, apart in known] or [0.0]
+        factor = NOISE_FACTOR if min(len(before), len(after)) >= ENOUGH else STRAY_FACTOR
+        width = math.sqrt((1 / len(before) + 1 / len(after)) / 2)
+        change = median(changes)
+        return Change(change, abs(change) > max(LEAST_STEP, factor * self.noise * width), abs(fmean(changes)) / width)
+
+
+class Change(NamedTuple):
+    """A logarithm of a ratio, whether it is more than noise, and a measure that is largest where the step is."""
+
+    change: float
+    stands_out: bool
+    contrast: float
+
+
+def deviation(changes: Sequence[float]) -> float:
+    """From nothing, by the median, so that a few strays and a step do not count."""
+    return TO_DEVIATION * median(map(abs, changes)) if changes else math.inf

@@ -81,6 +81,33 @@ def test_a_single_slow_run_is_no_step(tmp_path: Path) -> None:
     assert found(tmp_path, run_of(1), run_of(2), run_of(3, slow), run_of(4), run_of(5)) == []
 
 
+def test_a_step_is_found_in_noise_and_where_it_is(tmp_path: Path) -> None:
+    """Of 1.5 times, where runs differ by more than a tenth; no neighbour of it is marked."""
+    slow = {("read_many", "hdf5"): 1.5}
+    documents = [run_of(day, slow if day > 5 else None, noise=0.06) for day in range(1, 11)]
+    ((after, operation, backend, ratio),) = found(tmp_path, *documents)
+    assert (after, operation, backend) == (5, "read_many", "hdf5") and 1.4 < ratio < 1.6
+
+
+def test_two_steps_of_a_cell_are_both_found(tmp_path: Path) -> None:
+    ratios = (1, 1, 1, 1.5, 1.5, 1.5, 3, 3, 3)
+    documents = [run_of(day, {("read_many", "hdf5"): ratio}) for day, ratio in enumerate(ratios, 1)]
+    assert found(tmp_path, *documents) == [(3, "read_many", "hdf5", 1.5), (6, "read_many", "hdf5", 2.0)]
+
+
+def test_a_cell_that_wavers_by_itself_takes_no_step(tmp_path: Path) -> None:
+    ratios = (1, 1.4, 0.9, 1.5, 1.6, 1.2, 1.9, 1.5)
+    documents = [run_of(day, {("read_many", "hdf5"): ratio}) for day, ratio in enumerate(ratios, 1)]
+    assert found(tmp_path, *documents) == []
+
+
+def test_the_last_run_may_be_a_stray(tmp_path: Path) -> None:
+    """What would be a step between many runs is none of one run after many, when runs differ."""
+    slow = {("read_many", "hdf5"): 1.35}
+    documents = [run_of(day, slow if day > 5 else None, noise=0.06) for day in range(1, 11)]
+    assert found(tmp_path, *documents) and not found(tmp_path, *documents[:6])
+
+
 def test_noise_alone_gives_no_step(tmp_path: Path) -> None:
     assert found(tmp_path, *(run_of(day, noise=0.04) for day in range(1, 8))) == []
 
