@@ -80,7 +80,6 @@ class InProcesses(Reading):
         super().__init__(cell)
         self.kind, self.operation, self.readers = kind, kind.operation, readers
         self.helpers = list[Helper]()
-        self.calls = 1  # of each process in a round
 
     def arguments(self) -> tuple[Any, ...]:
         if not self.helpers:

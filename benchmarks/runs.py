@@ -81,7 +81,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A measured cell. seconds: of a call, which moves `images`. disk_bytes: of the store, for each image."""
+    """A measured cell. seconds: of a call, which moves `images`. disk_bytes: of the store, for each image.
+
+    Of several readers, one call of each.
+    """
 
     place: Place
     setting: Setting
@@ -95,14 +98,14 @@ class Cell:
     @classmethod
     def of(cls, benchmark: dict[str, Any], cache: str) -> "Cell":
         facts, stats = benchmark["extra_info"], benchmark["stats"]
-        peak = facts.get("peak_bytes")
+        peak, calls = facts.get("peak_bytes"), positive(facts.get("calls", 1))
         return cls(
             Place(str(facts["operation"]), int(positive(facts["cutoff"])), str(facts["backend"])),
             Setting(str(facts.get("cache", cache)), int(facts.get("readers", 1)), int(facts.get("image_size") or 0)),
-            Spread.of(stats),
+            Spread.of(stats).times(1 / calls),
             int(positive(stats["rounds"])),
-            positive(facts["images_per_call"]),
-            positive(facts["pixel_bytes_per_call"]),
+            positive(facts["images_per_call"]) / calls,
+            positive(facts["pixel_bytes_per_call"]) / calls,
             positive(facts["disk_bytes_per_image"]),
             None if peak is None else float(peak),
         )

@@ -85,6 +85,7 @@ class Workload(ABC):
     repeats: ClassVar[bool] = False  # too short to be timed alone: pytest-benchmark calls it several times a round
     grows: ClassVar[bool] = False  # holds so many images that its memory is of interest
     readers: int = 1
+    calls: int = 1  # of each reader in what is timed as one
     cache: str = "warm"  # what storing has to do with
 
     def __init__(self, cell: Cell) -> None:
@@ -373,6 +374,7 @@ def facts(workload: Workload) -> dict[str, Any]:
         **({"image_size": cell.image_size} if cell.image_size else {}),
         "readers": workload.readers,
         "cache": workload.cache,
+        "calls": workload.calls,
         "images_per_call": workload.images_per_call,
         "pixel_bytes_per_call": workload.bytes_per_call,
         "disk_bytes_per_image": disk_bytes(cell.stored) / len(cell.images),

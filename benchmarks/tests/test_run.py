@@ -523,6 +523,7 @@ def test_the_efficiency_is_against_one_reader(trained: Run, folder: Path) -> Non
     one, two = (cells[f"test_read_batch[10-hdf5-8px-{n}readers-warm]"]["extra_info"] for n in (1, 2))
     assert two["efficiency"] == pytest.approx(two["images_per_second"] / one["images_per_second"] / 2)
     assert "efficiency" not in one
+    assert two["images_per_call"] == 2 * 256 * two["calls"] and two["calls"] > 1
 
 
 def test_a_run_of_both_caches_is_compared_with_its_like(

@@ -28,6 +28,13 @@ def test_a_cell_has_what_was_saved(tmp_path: Path) -> None:
     assert only(tmp_path).peak_bytes is None
 
 
+def test_what_was_timed_as_one_is_told_by_the_call(tmp_path: Path) -> None:
+    """Backends make as many calls in a round as take their time."""
+    found = only(tmp_path, cutoff=200, median=0.5, calls=4)
+    assert (found.seconds.median, found.images, found.pixel_bytes) == (0.125, 50, 50 * 3072)
+    assert found.rate == only(tmp_path, cutoff=200, median=0.5).rate
+
+
 @pytest.mark.parametrize(("rounds", "interval"), [(3, (0.405, 0.66)), (7, (0.405, 0.66)), (8, (0.45, 0.6))])
 def test_the_interval_is_the_middle_half_or_all_of_few_rounds(
     tmp_path: Path, rounds: int, interval: tuple[float, float]

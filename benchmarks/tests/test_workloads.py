@@ -355,6 +355,7 @@ def test_facts_say_what_a_call_moves(tmp_path: Path, quick: None, kind: type[Wor
         "cutoff": COUNT,
         "readers": 1,
         "cache": "warm",
+        "calls": 1,
         "images_per_call": moved,
         "pixel_bytes_per_call": pytest.approx(moved * np.mean([image.nbytes for image in images])),
         "disk_bytes_per_image": os.stat(os.path.join(cell.stored, "flat")).st_blocks * 512 / COUNT,
