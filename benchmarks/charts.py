@@ -31,6 +31,7 @@ from matplotlib.ticker import (
 from benchmarks.floor import FLOOR
 from benchmarks.history import History, Key
 from benchmarks.runs import Cell, Place, Spread, digits, in_seconds, rank
+from benchmarks.workloads import stores
 from imgstore import BACKENDS
 
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -355,11 +356,16 @@ def history_charts(history: History) -> list[Chart]:
     keys = [key for key, runs in count.items() if runs > 1]
     settings = {key.setting for key in keys}
     groups: dict[str, list[Key]] = {}
-    for key in sorted(keys, key=lambda key: (key.place.operation, -key.place.cutoff, key.setting.order)):
+    for key in sorted(keys, key=lambda key: (*place_in_order(key), key.setting.order)):
         words = key.within(settings)
         title = f"{key.place.operation} of {key.place.cutoff:,}" + (f", {words}" if words else "")
         groups.setdefault(title, []).append(key)
     return [history_chart(title, of, history) for title, of in groups.items()]
+
+
+def place_in_order(key: Key) -> tuple[bool, str, int]:
+    """What stores first, and the most images."""
+    return not stores(key.place.operation), key.place.operation, -key.place.cutoff
 
 
 @matplotlib.rc_context(STYLE)
@@ -372,8 +378,9 @@ def history_chart(title: str, keys: Sequence[Key], history: History) -> Chart:
             draw_history(axes, key, numbers, history)
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 1 / LEAST_RANGE), max(high, LEAST_RANGE))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    low, high = min(low, 1 / LEAST_RANGE), max(high, LEAST_RANGE)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(ticks(high / low))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(in_times())
     axes.set_ylabel("times the first run's time")

@@ -16,7 +16,7 @@ from benchmarks import answers, charts
 from benchmarks.answers import Answer
 from benchmarks.charts import Chart
 from benchmarks.floor import FLOOR
-from benchmarks.history import NOISE_FACTOR, History
+from benchmarks.history import ENOUGH, NOISE_FACTOR, STRAY_FACTOR, WINDOW, History
 from benchmarks.peers import PEERS
 from benchmarks.runs import QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank
 from benchmarks.workloads import OPERATIONS, stores
@@ -64,6 +64,9 @@ def rendered(run: Run, sections: list[dict[str, Any]], past: dict[str, Any]) -> 
         uses=answers.USES,
         quartiles_from=QUARTILES_FROM,
         noise_factor=NOISE_FACTOR,
+        stray_factor=STRAY_FACTOR,
+        enough=ENOUGH,
+        window=WINDOW,
     )
 
 
@@ -108,7 +111,8 @@ def operation_part(run: Run, settings: Sequence[Setting], operation: str, mark: 
         )
         found += [chart for chart in more if chart]
     does = (OPERATIONS[operation].__doc__ or "").partition("\n")[0] if operation in OPERATIONS else ""
-    return {"name": operation, "does": does, "charts": found, "rows": rows(run, settings, operation)}
+    drawn = "" if stores(operation) else settings[0].within(settings)
+    return {"name": operation, "does": does, "drawn": drawn, "charts": found, "rows": rows(run, settings, operation)}
 
 
 def rows(run: Run, settings: Sequence[Setting], operation: str) -> list[dict[str, Any]]:
@@ -117,8 +121,9 @@ def rows(run: Run, settings: Sequence[Setting], operation: str) -> list[dict[str
     for setting in settings[:1] if stores(operation) else settings:
         cells = run.at(setting)
         chosen = [cell for place, cell in cells.items() if place.operation == operation]
+        chosen.sort(key=lambda cell: (rank(cell.place.backend)[0], cell.seconds.median))
         shown += [row(cell, cells, "" if stores(operation) else setting.within(settings)) for cell in chosen]
-    return sorted(shown, key=lambda row: (row["cutoff"], row["note"], rank(row["backend"])[0], row["seconds"]))
+    return sorted(shown, key=lambda row: row["cutoff"])
 
 
 def row(cell: Cell, cells: Mapping[Place, Cell], note: str) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def in_words(answer: Answer) -> dict[str, Any]:
         "figures": priced(list(answer.best.values()), unit),
         "after": after or "",
         "beaten": f"{digits(beaten[1])} {more} as {beaten[0]}, the best of the other formats{checks}" if beaten else "",
-        "elsewhere": [f"{count:,}: {', '.join(names)}" for count, names in answer.elsewhere.items()],
+        "elsewhere": [f"{count:,}: {' or '.join(names)}" for count, names in answer.elsewhere.items()],
     }
 
 
