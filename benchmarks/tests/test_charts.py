@@ -116,6 +116,14 @@ def test_svg_follows_the_colours_of_its_page_and_keeps_text(chart: Chart) -> Non
     assert not background
 
 
+def test_nothing_is_cut_off_or_overlaps(chart: Chart) -> None:
+    assert chart.svg
+    (axes,), (legend,) = chart.figure.axes, chart.figure.legends
+    drawn = axes.get_tightbbox()
+    assert drawn and 0 <= drawn.x0 < drawn.x1 <= chart.figure.bbox.x1
+    assert 0 <= drawn.y0 < drawn.y1 <= legend.get_window_extent().y0
+
+
 def test_identifiers_are_the_charts_own(three: list[Chart]) -> None:
     found = [chart.svg for chart in three]
     names = [set(re.findall(r'\bid="([^"]+)"', text)) for text in found]
@@ -208,3 +216,10 @@ def test_history_joins_what_compares_and_rings_steps(tmp_path: Path) -> None:
     assert ("hdf5", [0, 2], pytest.approx([1, 2])) in lines and ("hdf5", [1], [1]) in lines
     assert "2.00 x" in texts(chart) and chart.words == "Steps: hdf5 2.00 times at 03abcde."
     assert "2.00 x" not in texts(found["read_one of 1,000"]) and len(found) == 6
+    assert [title.split("_")[0] for title in found] == ["store"] * 2 + ["read"] * 4
+
+
+def test_the_axis_of_a_history_says_where_it_begins(tmp_path: Path) -> None:
+    cells = [document([cell("read_many", "hdf5", median=day**4)], day) for day in (1, 2)]
+    (chart,) = charts.history_charts(History.of(runs(tmp_path, *cells)))
+    assert "1 x" in texts(chart) and "10 x" in texts(chart)

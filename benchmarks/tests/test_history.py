@@ -45,6 +45,14 @@ def test_a_step_to_faster_counts_too_and_the_last_run_needs_no_other(tmp_path: P
     assert found(tmp_path, run_of(1), run_of(2, {("store_many", "lmdb"): 0.5})) == [(1, "store_many", "lmdb", 0.5)]
 
 
+def test_the_largest_step_of_a_run_stands_first(tmp_path: Path) -> None:
+    changed = {("store_many", "lmdb"): 1.4, ("read_many", "hdf5"): 0.5}
+    assert [step[1:] for step in found(tmp_path, run_of(1), run_of(2, changed))] == [
+        ("read_many", "hdf5", 0.5),
+        ("store_many", "lmdb", 1.4),
+    ]
+
+
 def test_what_the_floor_does_too_is_the_machine(tmp_path: Path) -> None:
     slow = {("read_many", "hdf5"): 1.3}
     assert found(tmp_path, run_of(1), run_of(2, everywhere=3.0)) == []
