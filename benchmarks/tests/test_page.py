@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+import imgstore
 from benchmarks import page, report
+from benchmarks.answers import USES, Answer
 from benchmarks.tests.saved import cell, document, grid, runs, saved, sheet
 from benchmarks.tests.test_run import BACKENDS, ROOT, measure
 
@@ -36,7 +38,7 @@ def everything() -> list[dict[str, Any]]:
     reading = [each for each in grid((1000,), slower=5.0) if each["extra_info"]["operation"] == "read_batch"]
     cold = [{**each, "extra_info": {**each["extra_info"], "cache": "cold"}} for each in reading]
     readers = [{**each, "extra_info": {**each["extra_info"], "readers": 4}} for each in reading]
-    return [*few(*OPERATIONS, peak_bytes=3 << 20), *peers, *cold, *readers]
+    return [*cold, *readers, *peers, *few(*OPERATIONS, peak_bytes=3 << 20)]
 
 
 def few(*operations: str, slower: float = 1.0, **facts: Any) -> list[dict[str, Any]]:
@@ -144,6 +146,20 @@ def test_answers_of_a_cold_cache_are_told_apart(full: Path) -> None:
     text = words(full.read_text(encoding="utf-8"))
     assert "Random batches (warm cache)" in text and "Random batches (cold cache)" in text
     assert text.count("Least disk space") == 2  # an answer and a rule
+
+
+def test_a_part_says_of_which_setting_its_lines_are_and_has_that_first(full: Path) -> None:
+    before, _, part = full.read_text(encoding="utf-8").partition("<h3>read_batch</h3>")
+    assert "Lines over the number of images are of warm cache, 1 reading process." in words(part)
+    assert "Lines over" not in before
+    rows = re.findall(r"1,000 10 rounds (\w+) (warm|cold) cache, (\d) reading process", words(part))
+    assert rows[: len(BACKENDS)] == [(name, "warm", "1") for name in ("floor", *imgstore.BACKENDS)]
+    assert [rows[-1][1:], rows[-5][1:]] == [("cold", "1"), ("warm", "4")]
+
+
+def test_other_answers_are_told_with_their_number_of_images() -> None:
+    answer = Answer(USES[1], 1000, {"hdf5": 1e-6}, None, None, {10: ("lmdb", "disk")})
+    assert page.in_words(answer)["elsewhere"] == ["10: lmdb or disk"]
 
 
 def test_what_was_measured(full: Path) -> None:
