@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,9 @@ START_OF_LINE = "\r\x1b[K"  # what stood there is erased
 
 
 class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # else --r would be --replace
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{PROGRAM}: {message}\n")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgstore._checksums import image_checksum
-from imgstore._generations import Generation, replace_generation, single_name, writing
+from imgstore._generations import Generation, generations, is_store, replace_generation, single_name, writing
 from imgstore._images import Array, Labels, block_of_one
 from imgstore._store import Backend, Pair, Reader
 from imgstore.errors import CorruptStoreError, InvalidArgumentError
@@ -48,12 +48,12 @@ def convert(pairs: Iterable[Pair], ids: Labels, root: str, backend: Backend, rep
 
 def must_be_free(root: str, replace: bool) -> None:
     """Raise InvalidArgumentError where a store, or anything else, is in the way at `root`."""
-    if os.path.lexists(os.path.join(root, "CURRENT")):
+    if is_store(root):
         if not replace:
             raise InvalidArgumentError("DEST", f"there is a store at {root} already; replace it with --replace")
     elif os.path.lexists(root) and not os.path.isdir(root):
         raise InvalidArgumentError("DEST", f"{root} is a file; give a folder")
-    elif os.path.isdir(root) and os.listdir(root) and not os.path.lexists(os.path.join(root, "LOCK")):
+    elif os.path.isdir(root) and set(os.listdir(root)) - {"LOCK", "CURRENT.new", *generations(root)}:
         raise InvalidArgumentError("DEST", f"{root} holds other files; give a folder that is new or empty")
 
 

@@ -108,6 +108,14 @@ def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
     raise StoreReplacedError(root, "the store was replaced again and again while it was being opened")
 
 
+def is_store(root: str) -> bool:
+    """Whether there is a store, be it damaged or of another version; LevelDB and RocksDB have a CURRENT and a LOCK, too."""
+    try:
+        return read_file(f"{root}/CURRENT", _LARGEST_CURRENT).startswith(b"imgstore ")
+    except (FileNotFoundError, NotADirectoryError, CorruptStoreError):
+        return False
+
+
 @contextlib.contextmanager
 def writing(root: Root) -> Iterator[str]:
     """Make `root` where it is missing and hold it as its only writer; else raise StoreBusyError."""
@@ -135,7 +143,7 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     """
     if before := _live_name(root):
         _remove_generations(root, before)
-    number = max((int(name.partition("-")[0]) for name in _generations(root)), default=0) + 1
+    number = max((int(name.partition("-")[0]) for name in generations(root)), default=0) + 1
     name = f"{number % 10**18:06d}-{secrets.token_hex(3)}"
     path = os.path.join(root, name)
     try:
@@ -279,12 +287,13 @@ def _replace_file(path: str, new: str, durable: bool, write: Callable[[str], Non
         raise
 
 
-def _generations(root: str) -> list[str]:
+def generations(root: str) -> list[str]:
+    """The names of all that lie there, also of those that a killed writer left."""
     return [name for name in os.listdir(root) if _GENERATION.fullmatch(name)]
 
 
 def _remove_generations(root: str, keep: str) -> None:
-    for name in _generations(root):
+    for name in generations(root):
         if name != keep:
             shutil.rmtree(os.path.join(root, name), ignore_errors=True)
 

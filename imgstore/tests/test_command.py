@@ -247,6 +247,8 @@ BAD_ARGUMENTS = [
     (["info", ""], "argument ROOT: is empty; give a path"),
     (["convert", "{photos}", "{store}", "--backend=disk"], "DEST: there is a store at {store} already"),
     (["convert", "{photos}", "{photos}", "--backend=disk", "--replace"], "DEST: {photos} holds other files"),
+    (["convert", "{photos}", "{rocksdb}", "--backend=disk", "--replace"], "DEST: {rocksdb} holds other files"),
+    (["convert", "{photos}", "{store}", "--backend=disk", "--r"], "unrecognized arguments: --r"),
     (["verify", "{tmp}/nowhere"], "{tmp}/nowhere: there is no imgstore store here"),
     (["info", "{tmp}/nowhere"], "{tmp}/nowhere: there is no imgstore store here"),
     (["verify", "{photos}"], "{photos}: there is no imgstore store here"),
@@ -261,8 +263,12 @@ def test_a_bad_argument_ends_in_one_line(
     arguments: list[str], reason: str, photos: Path, dest: Path, store: Path, tmp_path: Path, run: Run
 ) -> None:
     (tmp_path / "empty").mkdir()
+    rocksdb = tmp_path / "rocksdb"
+    rocksdb.mkdir()
+    for name, content in {"CURRENT": "MANIFEST-000005\n", "LOCK": "", "000004.sst": "theirs"}.items():
+        (rocksdb / name).write_text(content)
     before = files(tmp_path)
-    places = {"photos": photos, "dest": dest, "store": store, "tmp": tmp_path}
+    places = {"photos": photos, "dest": dest, "store": store, "tmp": tmp_path, "rocksdb": rocksdb}
     ended = run(*(argument.format(**places) for argument in arguments))
     must_be_refused(ended, 2, reason.format(**places))
     assert files(tmp_path) == before
@@ -271,8 +277,16 @@ def test_a_bad_argument_ends_in_one_line(
 def test_an_empty_folder_and_one_of_a_killed_writer_are_taken(photos: Path, dest: Path, run: Run) -> None:
     dest.mkdir()
     assert run("convert", photos, dest, "--backend=lmdb").status == 0
-    (dest / "CURRENT").unlink()  # what is left is as if the writer had been killed before it named its generation
+    (dest / "CURRENT").rename(dest / "CURRENT.new")  # as if the writer had been killed before it named its generation
     assert run("convert", photos, dest, "--backend=lmdb").status == 0
+    assert len(held(dest)) == 4
+
+
+def test_a_store_that_is_damaged_is_still_taken_for_one(photos: Path, dest: Path, run: Run) -> None:
+    dest.mkdir()
+    (dest / "CURRENT").write_bytes(b"imgstore \0\0\0")
+    must_be_refused(run("convert", photos, dest, "--backend=lmdb"), 2, f"there is a store at {dest} already")
+    assert run("convert", photos, dest, "--backend=lmdb", "--replace").status == 0
     assert len(held(dest)) == 4
 
 
