@@ -10,13 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 import imgstore
-from imgstore._convert import convert, must_be_free
-from imgstore._generations import FORMAT
+from imgstore._convert import Lock, convert, must_be_free
+from imgstore._generations import FORMAT, is_store, writing
 from imgstore._images import Form, image_bytes
 from imgstore.errors import ImgstoreError, InvalidArgumentError, SourceError, StoreNotFoundError, UnsupportedImageError
 from imgstore.sources import Cifar10, ImageFolder, nothing_readable, open_source, reason_of
@@ -89,12 +90,21 @@ def ended(status: int, message: str) -> int:
 
 def run_convert(options: argparse.Namespace) -> None:
     must_be_free(options.dest, options.replace)  # before much is read
+    lock = writing(options.dest)
+    if is_store(options.dest):
+        with lock:  # already now: if it is SOURCE as well, a single stored once that is open would be lost
+            store(options, nullcontext())
+    else:
+        store(options, lock)
+
+
+def store(options: argparse.Namespace, lock: Lock) -> None:
     source = opened(options.source, options.dest)
     positions = kept(source, options.skip_unreadable) if isinstance(source, ImageFolder) else range(len(source))
     ids = source.ids if isinstance(source, imgstore.Reader) else np.arange(len(positions))
     backend, show = imgstore.BACKENDS[options.backend].BACKEND, functools.partial(shown, total=len(ids))
     try:
-        convert(map(source.__getitem__, positions), ids, options.dest, backend, options.replace, show)
+        convert(map(source.__getitem__, positions), ids, options.dest, backend, options.replace, show, lock)
     except UnsupportedImageError as error:
         where = source.paths[positions[error.image_id]] if isinstance(source, ImageFolder) else options.source
         raise SourceError(where, str(error)) from None

@@ -3,25 +3,30 @@
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from imgstore._checksums import image_checksum
-from imgstore._generations import Generation, generations, is_store, replace_generation, single_name, writing
+from imgstore._generations import Generation, generations, is_store, replace_generation, single_name
 from imgstore._images import Array, Labels, block_of_one
 from imgstore._store import Backend, Pair, Reader
 from imgstore.errors import CorruptStoreError, InvalidArgumentError
 
+Lock = AbstractContextManager[object]
 Show = Callable[[Iterable[Pair], str], Iterable[Pair]]
 
 
-def convert(pairs: Iterable[Pair], ids: Labels, root: str, backend: Backend, replace: bool, show: Show) -> None:
+def convert(
+    pairs: Iterable[Pair], ids: Labels, root: str, backend: Backend, replace: bool, show: Show, lock: Lock
+) -> None:
     """Make the store at `root` hold these pairs under these ids, which ascend: all or nothing.
 
     Ids from 0 on without a gap are stored as the many, the rest singly. What was written is read back and compared
     with a checksum of what was given, before it takes the place of a store at `root`, of which `must_be_free` was asked
-    before. `show`: told of all pairs as they are stored and as they are read back.
+    before. `show`: told of all pairs as they are stored and as they are read back. `lock`: makes and holds `root`
+    once the first images are drawn, or does nothing where the caller holds it, as it must where they come from there.
 
     Raises InvalidArgumentError where there is a store at `root` meanwhile, and not `replace`; CorruptStoreError where
     other images are read back; and what `store_many` raises.
@@ -41,9 +46,9 @@ def convert(pairs: Iterable[Pair], ids: Labels, root: str, backend: Backend, rep
             given.must_equal(generation, reader.ids, show(reader, "comparing"))
         return description
 
-    with writing(root) as path:
+    with lock:
         must_be_free(root, replace)  # again: now nobody else can make a store there
-        replace_generation(path, backend.name, True, write)
+        replace_generation(root, backend.name, True, write)
 
 
 def must_be_free(root: str, replace: bool) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import imgstore
 from imgstore import BACKENDS, __main__
+from imgstore.errors import StoreBusyError
 from imgstore.tests.checks import Record, current, files, read_back, record, records
 from imgstore.tests.strategies import Array, pixels
 
@@ -143,6 +144,21 @@ def test_a_store_takes_its_own_place_in_another_format(backend: ModuleType, name
     )
     assert run("convert", dest, dest, "--backend", name, "--replace").status == 0
     assert held(dest) == before and current(dest)[2] == name
+
+
+def test_no_single_is_lost_while_a_store_takes_its_own_place(
+    dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imgstore.disk.store_many(dest, pixels(1, (2, 4, 4), BYTE), [0, 1])
+
+    def open_and_be_late(source: str) -> imgstore.Reader:
+        reader = imgstore.open_reader(source)
+        with pytest.raises(StoreBusyError):
+            imgstore.disk.store_single(source, PHOTOS["top.png"], 2, 1)
+        return reader
+
+    monkeypatch.setattr("imgstore.__main__.open_source", open_and_be_late)
+    assert run("convert", dest, dest, "--backend=lmdb", "--replace").status == 0
 
 
 @pytest.mark.parametrize("name", ["lmdb", "hdf5"])
