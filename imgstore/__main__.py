@@ -5,6 +5,7 @@ The exit status is 0; 1 for damage, or for what cannot be read or stored; 2 for 
 
 import argparse
 import functools
+import io
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 import imgstore
-from imgstore._convert import Lock, convert, must_be_free
+from imgstore._convert import Lock, convert, must_be_free, must_be_usable
 from imgstore._generations import FORMAT, is_store, writing
 from imgstore._images import Form, image_bytes
 from imgstore.errors import ImgstoreError, InvalidArgumentError, SourceError, StoreNotFoundError, UnsupportedImageError
@@ -70,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text; as of itself on stderr
     try:
         options.run(options)
     except KeyboardInterrupt:
@@ -84,12 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ended(status: int, message: str) -> int:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    start = START_OF_LINE if sys.stderr.isatty() else ""
+    print(f"{start}{PROGRAM}: {message}", file=sys.stderr)
     return status
 
 
 def run_convert(options: argparse.Namespace) -> None:
-    must_be_free(options.dest, options.replace)  # before much is read
+    must_be_usable(options.dest)  # before anything is read
+    must_be_free(options.dest, options.replace)
     lock = writing(options.dest)
     if is_store(options.dest):
         with lock:  # already now: if it is SOURCE as well, a single stored once that is open would be lost
@@ -100,6 +105,8 @@ def run_convert(options: argparse.Namespace) -> None:
 
 def store(options: argparse.Namespace, lock: Lock) -> None:
     source = opened(options.source, options.dest)
+    if options.skip_unreadable and not isinstance(source, ImageFolder):
+        raise InvalidArgumentError("--skip-unreadable", f"{options.source} has no files to leave out; omit the option")
     positions = kept(source, options.skip_unreadable) if isinstance(source, ImageFolder) else range(len(source))
     ids = source.ids if isinstance(source, imgstore.Reader) else np.arange(len(positions))
     backend, show = imgstore.BACKENDS[options.backend].BACKEND, functools.partial(shown, total=len(ids))
@@ -154,16 +161,14 @@ def shown(items: Iterable[T], doing: str, total: int) -> Iterator[T]:
         yield from items
         return
     start = last = time.monotonic()
-    try:
-        for done, item in enumerate(items):
-            yield item
-            now = time.monotonic()
-            if now - last > SHOWN_EVERY:
-                last, left = now, (now - start) / (done + 1) * (total - done - 1)
-                text = f"{doing} {done + 1:,} of {total:,} images, {left:.0f} s left"
-                print(f"{START_OF_LINE}{text}", end="", file=sys.stderr, flush=True)
-    finally:
-        print(START_OF_LINE, end="", file=sys.stderr, flush=True)
+    for done, item in enumerate(items):
+        yield item
+        now = time.monotonic()
+        if now - last > SHOWN_EVERY:
+            last, left = now, (now - start) / (done + 1) * (total - done - 1)
+            text = f"{doing} {done + 1:,} of {total:,} images, {left:.0f} s left"
+            print(f"{START_OF_LINE}{text}", end="", file=sys.stderr, flush=True)
+    print(START_OF_LINE, end="", file=sys.stderr, flush=True)
 
 
 def run_verify(options: argparse.Namespace) -> None:

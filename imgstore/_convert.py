@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,10 +58,27 @@ def must_be_free(root: str, replace: bool) -> None:
     if is_store(root):
         if not replace:
             raise InvalidArgumentError("DEST", f"there is a store at {root} already; replace it with --replace")
-    elif os.path.lexists(root) and not os.path.isdir(root):
-        raise InvalidArgumentError("DEST", f"{root} is a file; give a folder")
     elif os.path.isdir(root) and set(os.listdir(root)) - {"LOCK", "CURRENT.new", *generations(root)}:
         raise InvalidArgumentError("DEST", f"{root} holds other files; give a folder that is new or empty")
+
+
+def must_be_usable(root: str) -> None:
+    """Raise InvalidArgumentError where no folder can be made at `root`, or the one there not be used. Leaves nothing."""
+    made = list[Path]()
+    try:
+        for folder in reversed((Path(root), *Path(root).parents)):
+            if not os.path.lexists(folder):
+                folder.mkdir()
+                made.append(folder)
+        with os.scandir(root), tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        message = f"{root} cannot be made or written to ({error.strerror}); give another folder"
+        raise InvalidArgumentError("DEST", message) from None
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # somebody else may have stored something there meanwhile
+                folder.rmdir()
 
 
 class _Given:

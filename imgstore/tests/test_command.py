@@ -34,6 +34,7 @@ PHOTOS = {
 IN_ORDER = ["ant/2.png", "ant/3.png", "top.png", "zebra/1.png"]
 LABELS = [0, 0, 0, 1]
 A_MINUTE = 60
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -257,7 +258,11 @@ BAD_ARGUMENTS = [
     (["convert", "{photos}", "{photos}", "--backend=disk"], "DEST: {photos} holds other files; give a folder that"),
     (["convert", "{photos}", "{photos}/ant", "--backend=disk"], "DEST: {photos}/ant holds other files"),
     (["convert", "{photos}", "{photos}/new", "--backend=disk"], "DEST: {photos}/new lies in {photos}; give a folder"),
-    (["convert", "{photos}", "{photos}/top.png", "--backend=disk"], "DEST: {photos}/top.png is a file; give a folder"),
+    (["convert", "{photos}", "{photos}/top.png", "--backend=disk"], "DEST: {photos}/top.png cannot be made or written"),
+    (["convert", "{tmp}/nowhere", "{photos}/top.png/new", "--backend=disk"], "DEST: {photos}/top.png/new cannot be made"),
+    (["convert", "{photos}", "/proc/new", "--backend=disk"], "/proc/new cannot be made or written to (No such file or"),
+    (["convert", "{photos}", f"{{tmp}}/new/{'n' * 256}", "--backend=disk"], "(File name too long); give another folder"),
+    (["convert", "{store}", "{dest}", "--backend=disk", "--skip-unreadable"], "--skip-unreadable: {store} has no files"),
     (["convert", "", "{dest}", "--backend=disk"], "argument SOURCE: is empty; give a path"),
     (["convert", "{photos}", "", "--backend=disk"], "argument DEST: is empty; give a path"),
     (["info", ""], "argument ROOT: is empty; give a path"),
@@ -288,6 +293,24 @@ def test_a_bad_argument_ends_in_one_line(
     ended = run(*(argument.format(**places) for argument in arguments))
     must_be_refused(ended, 2, reason.format(**places))
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(("mode", "name"), [(0o555, "closed/new"), (0o555, "closed"), (0o333, "closed")])
+def test_a_dest_without_permission_is_refused(
+    mode: int, name: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # so that nobody needs permission for the folders above
+    tmp_path.chmod(0o755)
+    Path("closed").mkdir()
+    Path("closed").chmod(mode)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        ended = run("convert", "nowhere", name, "--backend=disk")
+    finally:
+        os.seteuid(user)
+    must_be_refused(ended, 2, f"DEST: {name} cannot be made or written to (Permission denied); give another folder")
 
 
 def test_an_empty_folder_and_one_of_a_killed_writer_are_taken(photos: Path, dest: Path, run: Run) -> None:
@@ -361,6 +384,13 @@ def test_images_are_stored_as_they_are_read(backend: ModuleType, tmp_path: Path,
 def test_a_store_is_verified(store: Path, run: Run) -> None:
     ended = run("verify", store)
     assert (ended.status, ended.out, ended.err) == (0, f"{store}: everything is as it was stored\n", "")
+
+
+def test_a_path_that_is_no_text_is_shown(tmp_path: Path, run: Run) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    imgstore.disk.store_many(root, [], [])
+    ended = run("verify", root)
+    assert (ended.status, ended.out) == (0, f"{tmp_path}/\\udcff: everything is as it was stored\n")
 
 
 @pytest.mark.parametrize("command", ["verify", "convert"])
@@ -477,6 +507,16 @@ def test_a_terminal_shows_how_far_it_is(photos: Path, dest: Path) -> None:
     assert any(line.startswith("storing ") and " of 304 images, " in line for line in lines)
     assert any(line.startswith("comparing ") for line in lines)
     assert b"\n" not in shown and lines[-1] == ""
+
+
+def test_a_message_takes_the_place_of_how_far_it_was(
+    photos: Path, dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "zebra/1.png").write_bytes(b"no image")
+    monkeypatch.setattr(__main__, "SHOWN_EVERY", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    *_, progress, message = run("convert", photos, dest, "--backend=disk").err.split(__main__.START_OF_LINE)
+    assert progress.startswith("storing 3 of 4 images, ") and message.startswith("python -m imgstore: ")
 
 
 def test_ctrl_c_ends_with_130_and_leaves_dest_as_it_was(photos: Path, dest: Path) -> None:
