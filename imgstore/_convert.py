@@ -63,7 +63,7 @@ def must_be_free(root: str, replace: bool) -> None:
 
 
 def must_be_usable(root: str) -> None:
-    """Raise InvalidArgumentError where no folder can be made at `root`, or the one there not be used. Leaves nothing."""
+    """Raise InvalidArgumentError where no folder can be made at `root`, or the one there not used. Leaves nothing."""
     made = list[Path]()
     try:
         for folder in reversed((Path(root), *Path(root).parents)):

@@ -109,7 +109,7 @@ def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
 
 
 def is_store(root: str) -> bool:
-    """Whether there is a store, be it damaged or of another version; LevelDB and RocksDB have a CURRENT and a LOCK, too."""
+    """Whether a store is there, also a damaged one; LevelDB and RocksDB have a CURRENT and a LOCK, too."""
     try:
         return read_file(f"{root}/CURRENT", _LARGEST_CURRENT).startswith(b"imgstore ")
     except (FileNotFoundError, NotADirectoryError, CorruptStoreError):

@@ -8,7 +8,10 @@ from typing import Any
 
 
 class ImgstoreError(Exception):
-    """The base of every error that imgstore itself raises. Each pickles, so it crosses from a worker."""
+    """The base of every error that imgstore itself raises. Each pickles, so it crosses from a process.
+
+    From a worker of PyTorch's DataLoader it comes as the RuntimeError that PyTorch makes of its text.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         # made without its constructor, which builds the message from other arguments; then given its attributes

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import re
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +17,7 @@ from imgstore.tests.strategies import Array, Stored
 Record = tuple[tuple[int, ...], str, bytes, int]
 
 A_MINUTE = 60
+README = Path(__file__).parents[2] / "README.md"
 
 
 def record(image: Array, label: int) -> Record:
@@ -46,6 +48,11 @@ def fill(backend: ModuleType, root: str | Path, stored: Stored) -> dict[int, Rec
 def files(root: Path) -> dict[str, bytes | None]:
     """Every file under `root` with its bytes, and every folder."""
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+def python_of_the_readme() -> list[str]:
+    """Its blocks of Python, in order."""
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def current(root: Path) -> list[str]:

@@ -259,10 +259,19 @@ BAD_ARGUMENTS = [
     (["convert", "{photos}", "{photos}/ant", "--backend=disk"], "DEST: {photos}/ant holds other files"),
     (["convert", "{photos}", "{photos}/new", "--backend=disk"], "DEST: {photos}/new lies in {photos}; give a folder"),
     (["convert", "{photos}", "{photos}/top.png", "--backend=disk"], "DEST: {photos}/top.png cannot be made or written"),
-    (["convert", "{tmp}/nowhere", "{photos}/top.png/new", "--backend=disk"], "DEST: {photos}/top.png/new cannot be made"),
+    (
+        ["convert", "{tmp}/nowhere", "{photos}/top.png/new", "--backend=disk"],
+        "DEST: {photos}/top.png/new cannot be made",
+    ),
     (["convert", "{photos}", "/proc/new", "--backend=disk"], "/proc/new cannot be made or written to (No such file or"),
-    (["convert", "{photos}", f"{{tmp}}/new/{'n' * 256}", "--backend=disk"], "(File name too long); give another folder"),
-    (["convert", "{store}", "{dest}", "--backend=disk", "--skip-unreadable"], "--skip-unreadable: {store} has no files"),
+    (
+        ["convert", "{photos}", f"{{tmp}}/new/{'n' * 256}", "--backend=disk"],
+        "(File name too long); give another folder",
+    ),
+    (
+        ["convert", "{store}", "{dest}", "--backend=disk", "--skip-unreadable"],
+        "--skip-unreadable: {store} has no files",
+    ),
     (["convert", "", "{dest}", "--backend=disk"], "argument SOURCE: is empty; give a path"),
     (["convert", "{photos}", "", "--backend=disk"], "argument DEST: is empty; give a path"),
     (["info", ""], "argument ROOT: is empty; give a path"),

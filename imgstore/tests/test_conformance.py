@@ -22,7 +22,17 @@ import pytest
 import imgstore
 from imgstore import BACKENDS, Reader
 from imgstore.errors import ImgstoreError, ReaderClosedError, StoreBusyError, StoreNotFoundError, StoreReplacedError
-from imgstore.tests.checks import A_MINUTE, Record, current, fill, in_child, read_back, record, records
+from imgstore.tests.checks import (
+    A_MINUTE,
+    Record,
+    current,
+    fill,
+    in_child,
+    python_of_the_readme,
+    read_back,
+    record,
+    records,
+)
 from imgstore.tests.strategies import Array, Stored, pixels
 from imgstore.tests.test_refusals import BAD_CALLS
 
@@ -37,6 +47,13 @@ THREADS = 3
 READS = 300
 
 VERBS: dict[str, str] = dict(re.findall(r"^    (\w+)(\(.*?\))  ", imgstore.__doc__ or "", re.MULTILINE))
+
+
+def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(python_of_the_readme()[0], names)
+    assert names["label"] == -1 and names["labels"].tolist() == [7, 7, -1] and names["batch"].shape == (3, 32, 32, 3)
 
 
 def test_the_contract_names_every_verb() -> None:

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import pickle
 import threading
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore.tests.checks import record, records
-from imgstore.tests.strategies import Array, pixels
+from imgstore.tests.checks import python_of_the_readme, record, records
+from imgstore.tests.strategies import pixels
 
 COUNT, BATCH, WORKERS, EPOCHS = 70, 16, 2, 2
+FORKED = {"multiprocessing_context": "fork"}
 BYTE = np.dtype(np.uint8)
 IMAGES = pixels(1, (COUNT, 6, 5, 3), BYTE)
 LABELS = list(range(-20, COUNT - 20))
@@ -64,13 +66,29 @@ def test_a_loader_reads_every_image_of_each_epoch(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("workers", [0, WORKERS])
-def test_the_line_of_the_readme(backend: ModuleType, workers: int, tmp_path: Path, torch: Any) -> None:
-    backend.store_many(tmp_path, IMAGES, LABELS, durable=False)
-    reader = imgstore.open_reader(tmp_path)
-    assert read(torch.utils.data.DataLoader(reader, batch_size=256, shuffle=True, num_workers=workers)) == records(
-        IMAGES, LABELS
-    )
+def test_the_readme(backend: ModuleType, tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line as it is, then images of mixed sizes with a collate function; forked, as that has no module."""
+    mixed = [pixels(i, (4 + i % 5, 5, 3), BYTE) for i in range(COUNT)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", partial(torch.utils.data.DataLoader, **FORKED))
+    names: dict[str, Any] = {}
+    _, one_size, many_sizes = python_of_the_readme()
+    backend.store_many("photos", IMAGES, LABELS, durable=False)
+    exec(one_size, names)
+    assert read([(names["images"], names["labels"])]) == records(IMAGES, LABELS)
+    backend.store_many("photos", mixed, LABELS, durable=False)
+    exec(many_sizes, names)
+    ((images, labels),) = names["loader"]
+    assert records(images, labels) == records(mixed, LABELS)
+
+
+def test_an_error_in_a_worker_tells_what_ours_does(tmp_path: Path, torch: Any) -> None:
+    imgstore.disk.store_many(tmp_path, IMAGES, LABELS, durable=False)
+    (path,) = tmp_path.glob("*/00000003.png")
+    path.write_bytes(b"")
+    loader = torch.utils.data.DataLoader(imgstore.open_reader(tmp_path), BATCH, num_workers=1, **FORKED)
+    with pytest.raises(RuntimeError, match=f"CorruptStoreError: {path}: image 3: is not the PNG that was stored"):
+        list(loader)
 
 
 @pytest.mark.parametrize(("shape", "code"), FORMS)
@@ -103,31 +121,12 @@ def test_workers_are_forked_while_threads_read(backend: ModuleType, tmp_path: Pa
         thread.start()
     try:
         for _ in range(4):
-            loader = torch.utils.data.DataLoader(
-                reader, BATCH, num_workers=WORKERS, multiprocessing_context="fork", timeout=60
-            )
+            loader = torch.utils.data.DataLoader(reader, BATCH, num_workers=WORKERS, timeout=60, **FORKED)
             assert read(loader) == records(IMAGES, LABELS)
     finally:
         done.set()
         for thread in threads:
             thread.join()
-
-
-def collate(pairs: list[tuple[Array, int]]) -> tuple[list[Array], Any]:
-    """The README's: images of mixed sizes as a list."""
-    import torch
-
-    images, labels = zip(*pairs, strict=True)
-    return list(images), torch.tensor(labels)
-
-
-def test_mixed_sizes_need_a_collate_function(backend: ModuleType, tmp_path: Path, torch: Any) -> None:
-    images = [pixels(i, (4 + i % 5, 5, 3), BYTE) for i in range(COUNT)]
-    backend.store_many(tmp_path, images, LABELS, durable=False)
-    reader = imgstore.open_reader(tmp_path)
-    loader = torch.utils.data.DataLoader(reader, BATCH, shuffle=True, num_workers=WORKERS, collate_fn=collate)
-    pairs = [pair for batch, labels in loader for pair in zip(batch, labels.tolist(), strict=True)]
-    assert [record(*pair) for pair in sorted(pairs, key=lambda pair: pair[1])] == records(images, LABELS)
 
 
 class Calls:
