@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.images import Images, Repeated
-from benchmarks.workloads import BATCH, Array, Cell, Reading, WrongResultError, must_equal_part
+from benchmarks.workloads import BATCH, Array, Cell, ReadingInOthers, WrongResultError, must_equal_part
 
 
-class LoadEpoch(Reading):
+class LoadEpoch(ReadingInOthers):
     """An epoch of shuffled batches of 256, with worker processes that persist from epoch to epoch."""
 
     operation = "load_epoch"

@@ -27,6 +27,7 @@ from benchmarks.workloads import (
     Cell,
     ReadBatch,
     Reading,
+    ReadingInOthers,
     ReadMany,
     WrongResultError,
     pixel_bytes,
@@ -73,8 +74,11 @@ class Helper:
         self.pipe.close()
 
 
-class InProcesses(Reading):
-    """`kind` in so many processes at once; a call is over when the last of them is done."""
+class InProcesses(ReadingInOthers):
+    """`kind` in so many processes at once, each on its share of the images; a call ends with the last of them.
+
+    What one has read is in the page cache for all, so a cold round may not have two read the same.
+    """
 
     def __init__(self, kind: type[ReadBatch] | type[ReadMany], cell: Cell, readers: int) -> None:
         super().__init__(cell)
@@ -84,14 +88,14 @@ class InProcesses(Reading):
     def arguments(self) -> tuple[Any, ...]:
         if not self.helpers:
             self.start()
-            images = len(self.cell.images) if self.kind is ReadMany else BATCH
-            self.images_per_call = self.readers * self.calls * images
+            images = len(self.cell.images) if self.kind is ReadMany else self.readers * BATCH
+            self.images_per_call = self.calls * images
         self.ask("prepare", self.calls)
         return ()
 
     def start(self) -> None:
         for number in range(self.readers):
-            self.helpers.append(Helper(serve_reader, self.kind, *portable(self.cell), number))
+            self.helpers.append(Helper(serve_reader, self.kind, *portable(self.cell), number, self.readers))
         if not self.cell.terms.cold:  # there, a second call would find in memory what the first has read
             self.calls = math.ceil(self.round_seconds() / self.ask("seconds", ROUND_SECONDS)[0])
 
@@ -244,7 +248,7 @@ def portable(cell: Cell) -> tuple[Cell, tuple[int, int]]:
     return bare, (count, pixel_bytes(cell.images) // count)
 
 
-def serve_reader(pipe: Connection, kind: Any, bare: Cell, size: tuple[int, int], number: int) -> None:
+def serve_reader(pipe: Connection, kind: Any, bare: Cell, size: tuple[int, int], number: int, readers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started us, who then ends us
     images = np.broadcast_to(np.uint8(0), size)  # which take no memory
     workload = kind(replace(bare, backend=importlib.import_module(bare.backend), images=images))
@@ -261,6 +265,7 @@ def serve_reader(pipe: Connection, kind: Any, bare: Cell, size: tuple[int, int],
 
 
 def serve_writer(pipe: Connection, bare: Cell, size: tuple[int, int], original: str) -> None:
+    workload.take_share(number, readers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     store_many, durable = importlib.import_module(bare.backend).store_many, bare.terms.durable
     with contextlib.suppress(EOFError), imgstore.open_reader(original) as reader:

@@ -216,6 +216,14 @@ class Reading(Workload):
         """What `call` is given this time."""
 
 
+class ReadingInOthers(Reading):
+    """Reading in other processes, which the first preparation starts."""
+
+    def pilot(self) -> float:
+        self.call(*self.prepare())
+        return super().pilot()
+
+
 class ReadSingle(Reading):
     """Open the store, read a random image, close."""
 
@@ -249,7 +257,12 @@ class ReadMany(Reading):
     def call(self, root: str) -> Any:
         """The images, or the last part of them."""
         backend, verify = self.cell.backend, self.cell.terms.verify
-        if len(self.parts) == 1:
+        if self.at_once:
+        self.at_once = len(self.parts) == 1
+
+    def take_share(self, number: int, readers: int) -> None:
+        self.parts = [np.array_split(part, readers)[number] for part in self.parts]
+        self.at_once = False
             return backend.read_many(root, verify=verify)
         with backend.open_reader(root, verify=verify) as reader:
             for part in self.parts:
@@ -317,12 +330,17 @@ class ReadBatch(ThroughReader):
         self.images_per_call = BATCH
 
     def arguments(self) -> tuple[Any, ...]:
-        self.chosen = self.random.integers(len(self.cell.images), size=BATCH)
+        self.chosen = self.share[self.random.integers(len(self.share), size=BATCH)]
         return (self.chosen,)
 
     def call(self, image_ids: Array) -> Any:
         return self.reader.read_many(image_ids)
 
+        self.share = np.arange(len(cell.images))
+
+    def take_share(self, number: int, readers: int) -> None:
+        """Of fewer images than readers, some have the same."""
+        self.share = self.share[number % len(self.share) :: readers]
     def check(self, result: Any) -> None:
         must_equal_part(result, self.cell, self.chosen)
 

@@ -49,7 +49,7 @@ def test_several_readers_are_measured(tmp_path: Path, quick: None, kind: Any, ba
     measure(benchmark, workload, Rounds(3, 0))
     facts = benchmark.extra_info
     assert (facts["operation"], facts["readers"], facts["cache"]) == (kind.operation, 2, "cold" if cold else "warm")
-    assert facts["images_per_call"] == 2 * workload.calls * (COUNT if kind is ReadMany else BATCH)
+    assert facts["images_per_call"] == workload.calls * (COUNT if kind is ReadMany else 2 * BATCH)
     assert workload.calls == 1 if cold else workload.calls >= 1
     assert benchmark.rounds == 3 and not benchmark.has_error and not workload.helpers
     assert os.listdir(tmp_path) == ["stored"]
@@ -108,14 +108,32 @@ def test_the_seconds_of_a_call_are_an_average_without_the_first(monkeypatch: pyt
     assert readers.Share(workload).seconds(12.0) == 3.0
 
 
-def test_readers_draw_different_batches(tmp_path: Path, quick: None) -> None:
-    """Of a cold round: before a warm one, each has drawn as many as it had time for, and so not the same."""
-    workload = InProcesses(ReadBatch, cell_of(tmp_path, terms=Terms(cold=True)), 3)
+def shares(folder: Path, kind: Any, images: Any, number: int) -> list[list[int]]:
+    """What each of so many readers reads in a cold round."""
+    workload = InProcesses(kind, cell_of(folder, images=images, terms=Terms(cold=True)), number)
     workload.prepare()
     workload.call()
-    batches = [chosen.tolist() for chosen, _ in workload.ask("told")]
+    read = [chosen.tolist() for chosen, _ in workload.ask("told")]
+    workload.check(None)
     workload.finish()
-    assert len({tuple(batch) for batch in batches}) == 3 and set(map(len, batches)) == {BATCH}
+    return read
+
+
+def test_no_image_of_a_batch_is_read_by_two(tmp_path: Path, quick: None) -> None:
+    """In a cold round the second would find it in memory."""
+    read = shares(tmp_path, ReadBatch, Repeated(PIXELS, 10), 3)
+    assert [sorted(set(batch)) for batch in read] == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+    assert set(map(len, read)) == {BATCH}
+
+
+def test_readers_of_all_images_read_each_once(tmp_path: Path, quick: None) -> None:
+    assert shares(tmp_path, ReadMany, PIXELS, 2) == [[0, 1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_may_be_fewer_images_than_readers(tmp_path: Path, quick: None, kind: Any) -> None:
+    read = shares(tmp_path, kind, PIXELS[:1], 2)
+    assert [set(each) for each in read] == [{0}, {0} if kind is ReadBatch else set()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
