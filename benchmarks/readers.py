@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -55,18 +55,26 @@ class Helper:
         theirs.close()
 
     def tell(self, *request: Any) -> None:
-        self.pipe.send(request)
+        """Raises HelperError where the process has ended."""
+        with self.named():
+            self.pipe.send(request)
 
     def answer(self) -> Any:
         """Its answer to what it was told. Raises HelperError."""
-        try:
+        with self.named():
             answer = self.pipe.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            raise HelperError(f"a process ended with status {self.process.exitcode}") from None
         if isinstance(answer, HelperError):
             raise answer
         return answer
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Say with which status the process ended where its end of the pipe is gone."""
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            self.process.join()
+            raise HelperError(f"a process ended with status {self.process.exitcode}") from None
 
     def end(self) -> None:
         self.process.kill()
@@ -153,7 +161,10 @@ class ReadWhileReplaced(InProcesses):
         copied = replace(cell, directory=os.path.join(cell.directory, "replaced"))
         super().__init__(Rereading, copied, readers)
         self.original, self.writer, self.writing = cell.stored, None, False
-        shutil.copytree(cell.stored, copied.stored)  # other cells read the other
+
+    def start(self) -> None:
+        shutil.copytree(self.original, self.cell.stored)  # other cells read the other
+        super().start()
 
     def prepare(self) -> tuple[Any, ...]:
         """Each round begins with readers of the newest."""
@@ -164,7 +175,8 @@ class ReadWhileReplaced(InProcesses):
 
     def round_seconds(self) -> float:
         """As long as it takes to replace the store, at least."""
-        self.writer = Helper(serve_writer, *portable(self.cell), self.original)
+        bare, _ = portable(self.cell)
+        self.writer = Helper(serve_writer, bare, self.original, self.cell.labels)
         self.writer.answer()  # once it is ready
         start = time.perf_counter()
         self.replace(self.writer)
@@ -252,29 +264,36 @@ def serve_reader(pipe: Connection, kind: Any, bare: Cell, size: tuple[int, int],
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started us, who then ends us
     images = np.broadcast_to(np.uint8(0), size)  # which take no memory
     workload = kind(replace(bare, backend=importlib.import_module(bare.backend), images=images))
+    workload.take_share(number, readers)
     workload.random = np.random.default_rng([SEED, number])
     share = Share(workload)
     with contextlib.suppress(EOFError, OSError):  # it is gone
         while True:
             request, *arguments = pipe.recv()
-            try:
-                answer = getattr(share, request)(*arguments)
-            except Exception as error:  # whatever a backend raises; not each kind can be sent
-                answer = HelperError(f"{type(error).__name__}: {error}")
-            pipe.send(answer)
+            pipe.send(outcome(getattr(share, request), *arguments))
 
 
-def serve_writer(pipe: Connection, bare: Cell, size: tuple[int, int], original: str) -> None:
-    workload.take_share(number, readers)
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What it gives, or what went wrong."""
+    try:
+        return call(*arguments)
+    except Exception as error:  # whatever a backend raises; not each kind can be sent
+        return HelperError(f"{type(error).__name__}: {error}")
+
+
+def serve_writer(pipe: Connection, bare: Cell, original: str, labels: Array) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     store_many, durable = importlib.import_module(bare.backend).store_many, bare.terms.durable
     with contextlib.suppress(EOFError), imgstore.open_reader(original) as reader:
-        labels = [label for _, label in reader]
-        pipe.send(None)  # ready
-        while pipe.recv():
+
+        def replace_until_told() -> None:
             told_to_stop = False
             while not told_to_stop:
                 store_many(bare.stored, (image for image, _ in reader), labels, durable=durable)
                 told_to_stop = pipe.poll()
+
+        pipe.send(None)  # ready
+        while pipe.recv():
+            failed = outcome(replace_until_told)
             pipe.recv()
-            pipe.send(None)
+            pipe.send(failed)

@@ -174,7 +174,7 @@ class StoreSingle(Workload):
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self.root = os.path.join(cell.directory, "store_single")
-        shutil.copytree(cell.stored, self.root)  # reading cells share the other
+        copy_tree(cell.stored, self.root)  # reading cells share the other
         self.image_id = len(cell.images) - 1
         self.chosen = 0
 
@@ -494,6 +494,15 @@ def files_below(directory: str) -> Iterator[str]:
 
 def settle() -> None:
     """Let the disks finish earlier writes, so that a round pays only for its own."""
+def copy_tree(original: str, copy: str) -> None:
+    """Copy a folder to a new one, of which nothing is left where that fails."""
+    try:
+        shutil.copytree(original, copy)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+
+
     os.sync()
 
 

@@ -744,3 +744,14 @@ def test_disk_bytes_are_those_that_files_take(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     workloads.settle()
     assert 2 * 8192 <= workloads.disk_bytes(str(tmp_path)) < 1 << 20
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, tiny: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: str) -> None:
+        os.mkdir(target)
+        raise OSError("full")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(OSError, match="full"):
+        StoreSingle(tiny)
+    assert os.listdir(tmp_path) == ["stored"]
+
+
