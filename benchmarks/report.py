@@ -90,6 +90,8 @@ def beside_cold(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def more_columns(rows: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Titles and texts of the columns that only some runs need."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {}
+    if any(row.get("cold") or row.get("cache") == "cold" for row in rows):
+        columns["cache"] = lambda row: "" if stores(row["operation"]) else row.get("cache", "warm")
     if any("image_size" in row for row in rows):
         columns["pixels a side"] = lambda row: str(row.get("image_size", ""))
     if any(row.get("readers", 1) > 1 for row in rows):
