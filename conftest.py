@@ -325,7 +325,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run_directory(config)
     kind = terms.file_system(store_directory(config))[0]
     if kind in terms.RAM_DISKS:
-        message = f"{store_directory(config)} is a RAM disk ({kind}): storing there measures no disk; see --store-dir"
+        where = f"{store_directory(config)} is a RAM disk ({kind})"
+        if "cold" in config.getoption("--cache"):
+            raise pytest.UsageError(f"--cache: {where}, where nothing is cold; give --store-dir=PATH on another")
+        message = f"{where}: storing there measures no disk; see --store-dir"
         config.issue_config_time_warning(UserWarning(message), stacklevel=2)
     must_match = bool(config.getoption("benchmark_compare_fail"))
     if must_match or config.getoption("benchmark_compare"):

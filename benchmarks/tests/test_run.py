@@ -30,7 +30,7 @@ import conftest
 import imgstore
 from benchmarks import workloads
 from benchmarks.images import synthetic
-from benchmarks.terms import file_system
+from benchmarks.terms import RAM_DISKS, file_system
 from benchmarks.workloads import Cell, Terms, disk_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -476,9 +476,15 @@ def test_more_repeats_than_memory_holds_are_no_error(tmp_path: Path, photos: Pat
 
 
 @pytest.fixture(scope="module")
+def not_on_a_ram_disk(folder: Path) -> None:
+    if file_system(str(folder))[0] in RAM_DISKS:
+        pytest.skip("the folder for tests is a RAM disk, where nothing is cold")
+
+
 def trained(folder: Path) -> Run:
     """A run of what training does, on two sizes of images, in short rounds; saved."""
     few = "-kread_one or read_batch or 2readers and 16px and (replaced or load)"
+    not_on_a_ram_disk(folder)
     quick = (few, "--backends=hdf5", "--benchmark-min-rounds=1", plugin(folder, SHORT_ROUNDS))
     save = ("--benchmark-autosave", storage(folder / "trained"), f"--benchmark-json={folder / 'trained.json'}")
     return measure(folder, *TRAINING, "--readers=1,2", *quick, *save, "-rs")
@@ -578,9 +584,11 @@ def test_compare_shows_both_runs_side_by_side(tmp_path: Path, saved: Run, folder
     ],
 )
 def test_compare_refuses_what_does_not_compare(
-    saved: Run, folder: Path, begun: Callable[..., Run], photos: Path, option: str, reason: str
+    tmp_path: Path, saved: Run, folder: Path, begun: Callable[..., Run], photos: Path, option: str, reason: str
 ) -> None:
     run = begun("-kread_one", storage(folder), "--benchmark-compare", option.format(photos=photos))
+    if option == "--cache=cold":
+        not_on_a_ram_disk(tmp_path)
     must_be_refused(run, f"--benchmark-compare: {reason}")
 
 
@@ -643,7 +651,7 @@ def test_a_peer_that_gives_all_or_none_is_skipped_where_parts_are_read(
     assert conftest.why_not(cell, 0) == (reason if skipped else None)
 
 
-def test_a_ram_disk_is_warned_of(tmp_path: Path) -> None:
+def test_a_ram_disk_is_warned_of_and_never_cold(tmp_path: Path, begun: Callable[..., Run]) -> None:
     if not os.path.isdir("/dev/shm") or file_system("/dev/shm")[0] != "tmpfs":
         pytest.skip("there is no RAM disk at /dev/shm")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as stores:
@@ -681,6 +689,8 @@ def interrupted(tmp_path: Path, number: signal.Signals, *options: str) -> Run:
     run = started(tmp_path, stores, *options)
     with run, killed_at_last(run):
         wait_for(tmp_path / "hangs")
+        cold = begun(f"--store-dir={stores}", "--cache=warm,cold")
+        must_be_refused(cold, f"--cache: {stores} is a RAM disk (tmpfs), where nothing is cold")
         assert os.listdir(stores)
         run.send_signal(number)
         out, err = run.communicate(timeout=20)  # less than it would hang
