@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from imgstore.errors import ImgstoreError
 
 CACHES = ("warm", "cold")
 CUTOFFS = (10, 100, 1000, 10_000)
+TRAINING = (ReadWhileReplaced.operation, LoadEpoch.operation)  # measured where --readers are asked for
+IN_BATCHES = (ReadBatch.operation, *TRAINING)
 LARGEST_CUTOFF = 100_000
 LABEL_BYTES = 8
 SOURCES = pytest.StashKey[dict[int | None, Source]]()
@@ -357,14 +359,16 @@ def heading_of(source: Source) -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What needs other processes is measured only where they are asked for."""
+    """What needs other processes is measured only where they are asked for; of a file that is named nobody asks."""
     return True if collection_path.name == "test_training.py" and not config.getoption("--readers") else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
-    operation = metafunc.function.__name__.removeprefix("test_")
+    operation = operation_of(metafunc.function)
+    if operation in TRAINING and not metafunc.config.getoption("--readers"):
+        raise pytest.Collector.CollectError(f"{operation} needs other processes: give --readers=N,...")
     metafunc.parametrize("cutoff", metafunc.config.getoption("--cutoffs"), scope="session")
     metafunc.parametrize("backend", names_for(operation, metafunc.config), scope="session")
     sizes, readers, caches = (metafunc.config.getoption(name) for name in ("--image-size", "--readers", "--cache"))
@@ -381,6 +385,10 @@ def names_for(operation: str, config: pytest.Config) -> list[str]:
     if REFERENCE in config.stash or operation == ReadWhileReplaced.operation:  # others cannot be read meanwhile
         return ours
     names = [FLOOR, *ours]  # first, so that a run cut short has its limit
+def operation_of(test: Callable[..., None]) -> str:
+    return test.__name__.removeprefix("test_")
+
+
     if operation == LoadEpoch.operation:
         return [*names, "pillow"]  # as torchvision's ImageFolder reads
     if config.getoption("--peers"):
@@ -474,7 +482,7 @@ def key_of(item: pytest.Item) -> Key | None:
     """The cell of a test that measures one of our backends."""
     if not (is_cell(item) and isinstance(item, pytest.Function)):
         return None
-    operation, parameters = item.originalname.removeprefix("test_"), dict[str, Any](item.callspec.params)
+    operation, parameters = operation_of(item.function), dict[str, Any](item.callspec.params)
     if operation not in OPERATIONS or parameters["backend"] not in imgstore.BACKENDS:
         return None
     return Key(operation, parameters["cutoff"], parameters["backend"])

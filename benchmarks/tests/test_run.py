@@ -632,6 +632,36 @@ def test_a_store_that_failed_is_not_left_to_the_next_cell(tmp_path: Path) -> Non
 
 
 def test_cells_without_room_are_skipped_with_the_reason(tmp_path: Path) -> None:
+def test_what_needs_other_processes_says_so_where_it_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    status = pytest.main(["-pno:hypothesispytest", "-pno:cacheprovider", "--cutoffs=10", "benchmarks/test_training.py"])
+    out = capsys.readouterr().out
+    assert status == pytest.ExitCode.INTERRUPTED and "needs other processes: give --readers=N,..." in out
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "room"),
+    [
+        ("read_batch", 8, "None"),
+        ("read_batch", 9, "MiB of memory"),
+        ("read_while_replaced", 1, "MiB of disk"),
+        ("read_many", 9, "None"),
+        ("store_many", None, "None"),
+    ],
+)
+def test_the_room_that_is_needed_is_that_of_the_test(
+    monkeypatch: pytest.MonkeyPatch, name: str, number: int | None, room: str
+) -> None:
+    """4 GiB for batches of 1 MiB; no disk for another copy of the store."""
+    images = np.broadcast_to(np.zeros((1024, 1024), np.uint8), (10, 1024, 1024))
+    stored = Cell("hdf5", None, images, np.zeros(10, np.int64), "/", Terms())
+    monkeypatch.setattr(workloads, "free_memory", lambda: (4 << 30) + workloads.SPARE_BYTES)
+    monkeypatch.setattr(workloads, "free_disk", lambda directory: workloads.SPARE_BYTES)
+    assert room in str(conftest.why_not_run(stored, name, number))
+
+
     run = measure(tmp_path, "-kread_many", "--cutoffs=10,1000", "-rs", plugin(tmp_path, LITTLE_ROOM))
     assert run.status == 0 and f"{len(BACKENDS)} passed, {len(BACKENDS)} skipped" in run.out
     assert "needs 276 MiB of disk, 257 MiB are free" in run.out
