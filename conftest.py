@@ -20,13 +20,14 @@ import imgstore
 from benchmarks import floor, gate, peers, report, terms
 from benchmarks.contest import Key
 from benchmarks.floor import FLOOR
-from benchmarks.images import SIZE, Source, open_source, synthesized
+from benchmarks.images import Source, memory_to_open, open_source
 from benchmarks.loader import LoadEpoch
 from benchmarks.progress import CellProgress, PairProgress
 from benchmarks.readers import ReadWhileReplaced
 from benchmarks.workloads import (
     OPERATIONS,
     Cell,
+    ReadBatch,
     Reading,
     Rounds,
     Terms,
@@ -39,9 +40,9 @@ from benchmarks.workloads import (
 from imgstore.errors import ImgstoreError
 
 CACHES = ("warm", "cold")
-CUTOFFS = (10, 100, 1000, 10_000)
 TRAINING = (ReadWhileReplaced.operation, LoadEpoch.operation)  # measured where --readers are asked for
 IN_BATCHES = (ReadBatch.operation, *TRAINING)
+CUTOFFS = (10, 100, 1000, 10_000)
 LARGEST_CUTOFF = 100_000
 LABEL_BYTES = 8
 SOURCES = pytest.StashKey[dict[int | None, Source]]()
@@ -264,18 +265,23 @@ def source_of(config: pytest.Config, image_size: int | None) -> Source:
     """The images of the run of this size, opened when first asked for; UsageError where there are none."""
     opened = config.stash.setdefault(SOURCES, {})
     if image_size not in opened:
-        count, free = max(config.getoption("--cutoffs")), free_memory()
-        size = image_size or SIZE
-        pixels = 0 if config.getoption("--images") else synthesized(count, size) * 3 * size * size
-        need = count * LABEL_BYTES + pixels
-        if need > free:
-            room = f"{count} images need {need >> 20} MiB of memory or more"
-            raise pytest.UsageError(f"--cutoffs: {room}, {free >> 20} MiB are free; choose fewer")
+        location, count = config.getoption("--images"), max(config.getoption("--cutoffs"))
+        if image_size:
+            must_fit("--image-size", f"one of {image_size}x{image_size}", memory_to_open(location, 1, image_size))
+        must_fit("--cutoffs", f"{count} images", count * LABEL_BYTES + memory_to_open(location, count, image_size))
         try:
-            opened[image_size] = open_source(config.getoption("--images"), count, image_size)
+            opened[image_size] = open_source(location, count, image_size)
         except ImgstoreError as error:
             raise pytest.UsageError(f"--images: {error}") from None
     return opened[image_size]
+
+
+def must_fit(option: str, what: str, need: int) -> None:
+    """Raise UsageError where so many bytes are more than the free memory."""
+    free = free_memory()
+    if need > free:
+        room = f"{what} would need {need >> 20} MiB of memory or more, {free >> 20} MiB are free"
+        raise pytest.UsageError(f"{option}: {room}; choose a smaller number")
 
 
 def sizes_of(config: pytest.Config) -> tuple[int | None, ...]:
@@ -379,16 +385,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("cache", named("{}", caches) if caches[1:] else unnamed(*caches))
 
 
+def operation_of(test: Callable[..., None]) -> str:
+    return test.__name__.removeprefix("test_")
+
+
 def names_for(operation: str, config: pytest.Config) -> list[str]:
     """The backends to measure the operation with."""
     ours = [name for name in config.getoption("--backends") if name != FLOOR]
     if REFERENCE in config.stash or operation == ReadWhileReplaced.operation:  # others cannot be read meanwhile
         return ours
     names = [FLOOR, *ours]  # first, so that a run cut short has its limit
-def operation_of(test: Callable[..., None]) -> str:
-    return test.__name__.removeprefix("test_")
-
-
     if operation == LoadEpoch.operation:
         return [*names, "pillow"]  # as torchvision's ImageFolder reads
     if config.getoption("--peers"):
@@ -418,7 +424,7 @@ def stored_cell(pytestconfig: pytest.Config, backend: str, cutoff: int, image_si
     ours = backend in {*imgstore.BACKENDS, FLOOR}
     directory, kept = run_directory(pytestconfig), terms_of(pytestconfig)
     cell = Cell(backend, module_of(backend), images, labels, directory, kept, forks=ours, image_size=image_size)
-    reason = why_not(cell, max(pytestconfig.getoption("--readers") or [0]))
+    reason = why_not(cell)
     if reason:
         pytest.skip(reason)
     try:
@@ -431,16 +437,32 @@ def stored_cell(pytestconfig: pytest.Config, backend: str, cutoff: int, image_si
         shutil.rmtree(cell.stored, ignore_errors=True)
 
 
-def why_not(cell: Cell, readers: int) -> str | None:
-    """Why the cell cannot be measured with so many readers here, or None."""
-    if peers.reads_in_order_only(cell.name) and len(parts_of(cell.images)) > 1:
-        return f"so many images are read in parts, and {cell.name} gives all or none"
-    return missing_room(cell, readers)
+def why_not(cell: Cell) -> str | None:
+    """Why the cell cannot be stored and read here, or None."""
+    return (all_or_none(cell) if len(parts_of(cell.images)) > 1 else None) or missing_room(cell)
+
+
+def all_or_none(cell: Cell) -> str | None:
+    """Why its images cannot be read in parts, or None."""
+    return (
+        f"they are read in parts, and {cell.name} gives all or none" if peers.reads_in_order_only(cell.name) else None
+    )
 
 
 @pytest.fixture
-def cell(stored_cell: Cell, cache: str) -> Cell:
+def cell(request: pytest.FixtureRequest, stored_cell: Cell, cache: str) -> Cell:
+    reason = why_not_run(stored_cell, operation_of(request.function), request.node.callspec.params.get("readers"))
+    if reason:
+        pytest.skip(reason)
     return replace(stored_cell, terms=replace(stored_cell.terms, cold=cache == "cold"))
+
+
+def why_not_run(stored: Cell, operation: str, readers: int | None) -> str | None:
+    """Why the operation, by so many readers, cannot be run on what is stored, or None."""
+    if readers and (reason := all_or_none(stored)):
+        return reason
+    copies = 3 if operation == ReadWhileReplaced.operation else 0  # that one, the next, and one that is still open
+    return missing_room(stored, copies, readers or 1) if operation in IN_BATCHES else None
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ SHOWN, THUMBNAIL, SHEET_GAP = 6, 64, 4  # images of a contact sheet; pixels
 SEED = 20
 SIZE = 32
 CHUNK_PIXELS = 1000 * SIZE * SIZE
+MAKING_BYTES, SCALING_BYTES = 72, 8  # for each pixel of what is made or scaled at once
 HELD_BYTES = 512 << 20  # of pixels, which stand for a source that has more
 
 
@@ -134,6 +135,15 @@ def fingerprint(images: Images, labels: Labels) -> str:
 def synthesized(count: int, size: int) -> int:
     """How many synthetic images are held for `count`."""
     return count if size == SIZE else min(count, max(1, HELD_BYTES // (3 * size * size)))
+
+
+def memory_to_open(location: str | os.PathLike[str] | None, count: int, image_size: int | None) -> int:
+    """Bytes that `open_source` takes at its peak; of files, which tell their sizes when they are opened, the least."""
+    size = image_size or SIZE
+    pixels = size * size
+    if location is not None:
+        return SCALING_BYTES * pixels
+    return 3 * pixels * synthesized(count, size) + MAKING_BYTES * max(CHUNK_PIXELS, pixels)
 
 
 def sizes(images: Images) -> str:

@@ -250,6 +250,11 @@ class ReadMany(Reading):
         super().__init__(cell)
         self.images_per_call = len(cell.images)
         self.parts = parts_of(cell.images)
+        self.at_once = len(self.parts) == 1
+
+    def take_share(self, number: int, readers: int) -> None:
+        self.parts = [np.array_split(part, readers)[number] for part in self.parts]
+        self.at_once = False
 
     def arguments(self) -> tuple[Any, ...]:
         return (self.cell.stored,)
@@ -258,11 +263,6 @@ class ReadMany(Reading):
         """The images, or the last part of them."""
         backend, verify = self.cell.backend, self.cell.terms.verify
         if self.at_once:
-        self.at_once = len(self.parts) == 1
-
-    def take_share(self, number: int, readers: int) -> None:
-        self.parts = [np.array_split(part, readers)[number] for part in self.parts]
-        self.at_once = False
             return backend.read_many(root, verify=verify)
         with backend.open_reader(root, verify=verify) as reader:
             for part in self.parts:
@@ -328,6 +328,11 @@ class ReadBatch(ThroughReader):
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self.images_per_call = BATCH
+        self.share = np.arange(len(cell.images))
+
+    def take_share(self, number: int, readers: int) -> None:
+        """Of fewer images than readers, some have the same."""
+        self.share = self.share[number % len(self.share) :: readers]
 
     def arguments(self) -> tuple[Any, ...]:
         self.chosen = self.share[self.random.integers(len(self.share), size=BATCH)]
@@ -336,11 +341,6 @@ class ReadBatch(ThroughReader):
     def call(self, image_ids: Array) -> Any:
         return self.reader.read_many(image_ids)
 
-        self.share = np.arange(len(cell.images))
-
-    def take_share(self, number: int, readers: int) -> None:
-        """Of fewer images than readers, some have the same."""
-        self.share = self.share[number % len(self.share) :: readers]
     def check(self, result: Any) -> None:
         must_equal_part(result, self.cell, self.chosen)
 
@@ -451,13 +451,15 @@ def pixel_bytes(images: Images) -> int:
     return sum(image.nbytes for image in images)
 
 
-def missing_room(cell: Cell, readers: int = 0) -> str | None:
-    """Why the cell, with so many more processes that read, would not fit into the free disk and memory, or None."""
+def missing_room(cell: Cell, copies: int = 3, batches: int = 0) -> str | None:
+    """Why so many more copies of the store would not fit into the free disk, or what is read into memory; or None.
+
+    That is all images or a part, or so many batches if they are more; twice, because those before are there, too.
+    """
     size, count = pixel_bytes(cell.images), len(cell.images)
-    copies = 4 if readers else 3  # of the store, at once
     disk_need = copies * (size + FILE_SYSTEM_BLOCK * count) + SPARE_BYTES
-    at_once = size if size <= WHOLE_BYTES else PART_BYTES
-    memory_need = (1 + max(1, readers)) * at_once + SPARE_BYTES
+    at_once = max(size if size <= WHOLE_BYTES else PART_BYTES, batches * BATCH * size // count)
+    memory_need = 2 * at_once + SPARE_BYTES
     for need, free, what in ((disk_need, free_disk(cell.directory), "disk"), (memory_need, free_memory(), "memory")):
         if need > free:
             return f"needs {need >> 20} MiB of {what}, {free >> 20} MiB are free"
@@ -492,8 +494,6 @@ def files_below(directory: str) -> Iterator[str]:
     return (os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names)
 
 
-def settle() -> None:
-    """Let the disks finish earlier writes, so that a round pays only for its own."""
 def copy_tree(original: str, copy: str) -> None:
     """Copy a folder to a new one, of which nothing is left where that fails."""
     try:
@@ -503,6 +503,8 @@ def copy_tree(original: str, copy: str) -> None:
         raise
 
 
+def settle() -> None:
+    """Let the disks finish earlier writes, so that a round pays only for its own."""
     os.sync()
 
 

@@ -431,7 +431,8 @@ def test_disabled_each_cell_runs_once(tmp_path: Path) -> None:
         ("--image-size=32x32", "'32x32' is not a list of positive integers"),
         ("--cache=hot", "'hot' is neither warm nor cold, nor warm,cold"),
         ("--cache=warm,", "'warm,' is neither warm nor cold, nor warm,cold"),
-        ("--cutoffs=1000000000000", ""),
+        ("--cutoffs=1000000000000", "1000000000000 images would need "),
+        ("--image-size=100000", "one of 100000x100000 would need "),
         ("--store-dir={tmp_path}/nowhere", "{tmp_path}/nowhere is not a folder; give one that exists"),
         ("--store-dir={tmp_path}/text", "{tmp_path}/text is not a folder"),
         ("--store-dir=/proc", "/proc cannot be written to; give a folder of yours"),
@@ -475,16 +476,16 @@ def test_more_repeats_than_memory_holds_are_no_error(tmp_path: Path, photos: Pat
     assert not run.left
 
 
-@pytest.fixture(scope="module")
 def not_on_a_ram_disk(folder: Path) -> None:
     if file_system(str(folder))[0] in RAM_DISKS:
         pytest.skip("the folder for tests is a RAM disk, where nothing is cold")
 
 
+@pytest.fixture(scope="module")
 def trained(folder: Path) -> Run:
     """A run of what training does, on two sizes of images, in short rounds; saved."""
-    few = "-kread_one or read_batch or 2readers and 16px and (replaced or load)"
     not_on_a_ram_disk(folder)
+    few = "-kread_one or read_batch or 2readers and 16px and (replaced or load)"
     quick = (few, "--backends=hdf5", "--benchmark-min-rounds=1", plugin(folder, SHORT_ROUNDS))
     save = ("--benchmark-autosave", storage(folder / "trained"), f"--benchmark-json={folder / 'trained.json'}")
     return measure(folder, *TRAINING, "--readers=1,2", *quick, *save, "-rs")
@@ -586,9 +587,9 @@ def test_compare_shows_both_runs_side_by_side(tmp_path: Path, saved: Run, folder
 def test_compare_refuses_what_does_not_compare(
     tmp_path: Path, saved: Run, folder: Path, begun: Callable[..., Run], photos: Path, option: str, reason: str
 ) -> None:
-    run = begun("-kread_one", storage(folder), "--benchmark-compare", option.format(photos=photos))
     if option == "--cache=cold":
         not_on_a_ram_disk(tmp_path)
+    run = begun("-kread_one", storage(folder), "--benchmark-compare", option.format(photos=photos))
     must_be_refused(run, f"--benchmark-compare: {reason}")
 
 
@@ -631,7 +632,6 @@ def test_a_store_that_failed_is_not_left_to_the_next_cell(tmp_path: Path) -> Non
     assert figures["disk_bytes_per_image"] * 10 == disk_bytes(str(tmp_path / "alone"))
 
 
-def test_cells_without_room_are_skipped_with_the_reason(tmp_path: Path) -> None:
 def test_what_needs_other_processes_says_so_where_it_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,6 +662,7 @@ def test_the_room_that_is_needed_is_that_of_the_test(
     assert room in str(conftest.why_not_run(stored, name, number))
 
 
+def test_cells_without_room_are_skipped_with_the_reason(tmp_path: Path) -> None:
     run = measure(tmp_path, "-kread_many", "--cutoffs=10,1000", "-rs", plugin(tmp_path, LITTLE_ROOM))
     assert run.status == 0 and f"{len(BACKENDS)} passed, {len(BACKENDS)} skipped" in run.out
     assert "needs 276 MiB of disk, 257 MiB are free" in run.out
@@ -674,11 +675,13 @@ def test_a_peer_that_gives_all_or_none_is_skipped_where_parts_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, skipped: bool
 ) -> None:
     cell = Cell(name, None, np.zeros((3, 4, 4), np.uint8), np.zeros(3, np.int64), str(tmp_path), Terms())
-    assert conftest.why_not(cell, 0) is None
+    assert conftest.why_not(cell) is None
     monkeypatch.setattr(workloads, "WHOLE_BYTES", 0)
     monkeypatch.setattr(workloads, "PART_BYTES", 16)
-    reason = "so many images are read in parts, and tfrecord gives all or none"
-    assert conftest.why_not(cell, 0) == (reason if skipped else None)
+    reason = "they are read in parts, and tfrecord gives all or none" if skipped else None
+    assert conftest.why_not(cell) == reason
+    monkeypatch.undo()
+    assert [conftest.why_not_run(cell, "read_many", readers) for readers in (None, 1)] == [None, reason]
 
 
 def test_a_ram_disk_is_warned_of_and_never_cold(tmp_path: Path, begun: Callable[..., Run]) -> None:
@@ -686,6 +689,8 @@ def test_a_ram_disk_is_warned_of_and_never_cold(tmp_path: Path, begun: Callable[
         pytest.skip("there is no RAM disk at /dev/shm")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as stores:
         run = measure(tmp_path, f"--store-dir={stores}", "-kread_one and floor")
+        cold = begun(f"--store-dir={stores}", "--cache=warm,cold")
+        must_be_refused(cold, f"--cache: {stores} is a RAM disk (tmpfs), where nothing is cold")
         assert not os.listdir(stores)
     assert run.status == 0
     assert f"UserWarning: {stores} is a RAM disk (tmpfs): storing there measures no disk" in run.out
@@ -719,8 +724,6 @@ def interrupted(tmp_path: Path, number: signal.Signals, *options: str) -> Run:
     run = started(tmp_path, stores, *options)
     with run, killed_at_last(run):
         wait_for(tmp_path / "hangs")
-        cold = begun(f"--store-dir={stores}", "--cache=warm,cold")
-        must_be_refused(cold, f"--cache: {stores} is a RAM disk (tmpfs), where nothing is cold")
         assert os.listdir(stores)
         run.send_signal(number)
         out, err = run.communicate(timeout=20)  # less than it would hang

@@ -631,14 +631,19 @@ def test_a_cell_needs_room(
     assert missing_room(large) == reason
 
 
-def test_each_reader_needs_room(monkeypatch: pytest.MonkeyPatch, large: Cell) -> None:
-    roomy(monkeypatch, disk=4 * (6 << 30) + (256 << 20))
-    assert missing_room(large, 1) is None
-    roomy(monkeypatch, disk=4 * (6 << 30) + (256 << 20) - 1)
-    assert missing_room(large, 1) == "needs 24832 MiB of disk, 24831 MiB are free"
-    roomy(monkeypatch, memory=(10 << 30) + (256 << 20))
-    assert missing_room(large, 4) is None
-    assert missing_room(large, 5) == "needs 12544 MiB of memory, 10496 MiB are free"
+def test_each_copy_needs_room(monkeypatch: pytest.MonkeyPatch, large: Cell) -> None:
+    roomy(monkeypatch, disk=256 << 20)
+    assert missing_room(large, 0) is None
+    assert missing_room(large, 1) == "needs 6400 MiB of disk, 256 MiB are free"
+
+
+def test_each_batch_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two for each reader: of ten images of 64 MiB, 256 are 16 GiB."""
+    images = np.broadcast_to(np.zeros((8192, 8192), np.uint8), (10, 8192, 8192))
+    cell = Cell("floor", floor, images, np.zeros(10, np.int64), "/", Terms())
+    roomy(monkeypatch, memory=(96 << 30) + (256 << 20))
+    assert missing_room(cell) is None and missing_room(cell, batches=3) is None
+    assert missing_room(cell, batches=4) == "needs 131328 MiB of memory, 98560 MiB are free"
 
 
 def test_what_is_read_in_parts_needs_room_for_a_part(monkeypatch: pytest.MonkeyPatch, large: Cell) -> None:
@@ -741,6 +746,17 @@ def test_a_mixed_cell_needs_the_room_of_all_its_images(monkeypatch: pytest.Monke
     assert "disk" in (missing_room(cell) or "")
 
 
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, tiny: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: str) -> None:
+        os.mkdir(target)
+        raise OSError("full")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(OSError, match="full"):
+        StoreSingle(tiny)
+    assert os.listdir(tmp_path) == ["stored"]
+
+
 def test_free_room_is_what_the_system_says(tmp_path: Path) -> None:
     status, page = os.statvfs(tmp_path), os.sysconf("SC_PAGE_SIZE")
     assert workloads.free_disk(str(tmp_path)) == pytest.approx(status.f_bavail * status.f_frsize, rel=0.1)
@@ -755,14 +771,3 @@ def test_disk_bytes_are_those_that_files_take(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     workloads.settle()
     assert 2 * 8192 <= workloads.disk_bytes(str(tmp_path)) < 1 << 20
-def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, tiny: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(source: str, target: str) -> None:
-        os.mkdir(target)
-        raise OSError("full")
-
-    monkeypatch.setattr(shutil, "copytree", full)
-    with pytest.raises(OSError, match="full"):
-        StoreSingle(tiny)
-    assert os.listdir(tmp_path) == ["stored"]
-
-
