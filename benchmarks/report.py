@@ -108,7 +108,7 @@ def growth(facts: list[dict[str, Any]]) -> Iterator[str]:
     rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for fact in facts:
         if fact["cutoff"] >= GROWTH_FROM:
-            seconds = fact["images_per_call"] / fact["images_per_second"]
+            seconds = fact["images_per_call"] / fact["images_per_second"] / fact.get("calls", 1)
             point = math.log(fact["cutoff"]), math.log(seconds)
             rows.setdefault((kind_of(fact), fact["backend"]), []).append(point)
     powers = {key: linear_regression(*zip(*points, strict=True)).slope for key, points in rows.items() if points[1:]}

@@ -238,6 +238,12 @@ def test_growth_is_told_of_each_operation_and_backend() -> None:
     assert all("lmdb 1.00" in line and "floor 1.00" in line for line in lines)
 
 
+def test_growth_is_that_of_a_call_where_a_round_is_of_several() -> None:
+    """Rounds of several readers take as long whatever the number of images."""
+    cells = [measured("read_many", "lmdb", 0.1, n, 2 * 100_000, readers=2, calls=100_000 // n) for n in (1000, 10_000)]
+    assert growth_lines(cells)[0].endswith("lmdb 1.00")
+
+
 @pytest.mark.parametrize("cutoffs", [(10, 100), (10, 1000)])
 def test_growth_needs_two_large_cutoffs(cutoffs: tuple[int, int]) -> None:
     assert growth_lines([measured("read_many", "lmdb", 1.0, cutoff, cutoff) for cutoff in cutoffs]) == []
