@@ -62,13 +62,8 @@ class Answer:
     elsewhere: Mapping[int, tuple[str, ...]]
 
 
-def answers(cells: Mapping[Place, Cell]) -> list[Answer]:
-    """An answer for each use that was measured, at the most images that most of our backends were measured with."""
-    found = (answer(use, cells) for use in USES)
-    return [each for each in found if each]
-
-
 def answer(use: Use, cells: Mapping[Place, Cell]) -> Answer | None:
+    """At the most images that most of our backends were measured with; None for a use that was not measured."""
     measured = {cutoff: prices(use, cutoff, cells) for cutoff in sorted({place.cutoff for place in cells})}
     ours = {cutoff: {name: of[name] for name in candidates(use) if name in of} for cutoff, of in measured.items()}
     most = max(map(len, ours.values()), default=0)

@@ -271,11 +271,11 @@ def operation_charts(operation: str, cells: Mapping[Place, Cell], mark: str) -> 
     return [chart for chart in charts if chart]
 
 
-def disk_chart(cells: Mapping[Place, Cell], mark: str) -> Chart | None:
+def disk_chart(cells: Iterable[Cell], mark: str) -> Chart | None:
     """Bytes on disk for an image; all operations of a backend share its store."""
     points: dict[str, dict[float, Spread]] = {}
-    for place, cell in cells.items():
-        points.setdefault(place.backend, {})[place.cutoff] = Spread(*[cell.disk_bytes] * 3)
+    for cell in cells:
+        points.setdefault(cell.place.backend, {})[cell.place.cutoff] = Spread(*[cell.disk_bytes] * 3)
     lines = [Line(backend, points[backend]) for backend in sorted(points, key=rank)]
     return line_chart(slug("bytes on disk", mark), "bytes on disk", lines, IMAGES, DISK)
 
@@ -329,21 +329,18 @@ def draw_pairs(axes: Axes, pairs: Sequence[tuple[str, Spread, Spread]], title: s
 
 
 @matplotlib.rc_context(STYLE)
-def overview(cells: Mapping[Place, Cell], operations: Sequence[str], title: str, note: str) -> Chart | None:
-    """Images a second of every operation in one picture, for a README or a talk."""
-    found = {operation: lines_of(operation, cells, lambda cell: cell.rate) for operation in operations}
-    drawn = {operation: lines for operation, lines in found.items() if lines}
-    if not drawn:
-        return None
+def overview(panels: Sequence[tuple[str, str, Mapping[Place, Cell]]], title: str, note: str) -> Chart:
+    """Images a second of every operation in one picture, for a README or a talk. panels: operation, setting, cells."""
+    drawn = {name: (setting, lines_of(name, cells, lambda cell: cell.rate)) for name, setting, cells in panels}
     figure, columns = Figure(WIDE, layout="constrained"), min(3, len(drawn))
-    for at, (operation, lines) in enumerate(drawn.items(), 1):
+    for at, (operation, (setting, lines)) in enumerate(drawn.items(), 1):
         axes = figure.add_subplot(-(-len(drawn) // columns), columns, at)
         draw(axes, lines, IMAGES, RATE)
-        axes.set_title(operation, loc="left")
+        axes.set_title("\n".join(filter(None, (operation, setting))), loc="left")
     legend(figure, "outside upper right")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
-    words = (f"{operation}: {in_words(lines, IMAGES, RATE)}" for operation, lines in drawn.items())
+    words = (f"{operation}: {in_words(lines, IMAGES, RATE)}" for operation, (_, lines) in drawn.items())
     return Chart("overview", title, " ".join(words), figure)
 
 

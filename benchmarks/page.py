@@ -5,7 +5,8 @@ Jinja2 escapes every text; the charts, which are our own, are the only markup th
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from benchmarks import answers, charts
-from benchmarks.answers import Answer
+from benchmarks.answers import Answer, Use
 from benchmarks.charts import Chart
 from benchmarks.floor import FLOOR
 from benchmarks.history import ENOUGH, NOISE_FACTOR, STRAY_FACTOR, WINDOW, History
@@ -36,9 +37,7 @@ def write(runs: Sequence[Run], out: Path) -> Path:
     sections, past = [section(runs[-1], size) for size in sizes(runs[-1])], history_of(runs)
     for chart in (*(chart for each in sections for chart in each["charts"]), *past["charts"]):
         chart.write(out / CHARTS)
-    picture = overview(runs[-1])
-    if picture:
-        picture.write(out)
+    overview(runs[-1]).write(out)
     page = out / PAGE
     page.write_text(rendered(runs[-1], sections, past), encoding="utf-8")
     return page
@@ -77,42 +76,47 @@ def sizes(run: Run) -> list[int]:
 
 def section(run: Run, size: int) -> dict[str, Any]:
     """All that is said of images of one size: answers for each state of the cache, and the parts of the operations."""
-    settings = [setting for setting in run.settings if setting.image_size == size]
-    cells, mark = run.at(settings[0]), f"{size}px" if size else ""
-    all_of_them = operations(place for setting in settings for place in run.at(setting))
-    parts = [operation_part(run, settings, operation, mark) for operation in all_of_them]
-    disk = charts.disk_chart(cells, mark)
+    settings, mark = settings_of(run, size), f"{size}px" if size else ""
+    parts = [operation_part(run, operation, size, mark) for operation in operations(run, size)]
+    disk = charts.disk_chart((cell for cell in run.cells if cell.setting.image_size == size), mark)
     return {
         "heading": f"Images of {size}x{size}" if size else "",
-        "answers": [
-            part for setting in settings if setting.readers == settings[0].readers for part in told(run, setting)
-        ],
+        "answers": told(run, settings),
         "parts": parts,
         "disk": disk,
         "charts": [*(chart for part in parts for chart in part["charts"]), *filter(None, [disk])],
     }
 
 
-def operations(cells: Iterable[Place]) -> list[str]:
-    found = {place.operation for place in cells}
+def settings_of(run: Run, size: int) -> list[Setting]:
+    return [setting for setting in run.settings if setting.image_size == size]
+
+
+def operations(run: Run, size: int) -> list[str]:
+    found = {cell.place.operation for cell in run.cells if cell.setting.image_size == size}
     return [name for name in OPERATIONS if name in found] + sorted(found - OPERATIONS.keys())
 
 
-def operation_part(run: Run, settings: Sequence[Setting], operation: str, mark: str) -> dict[str, Any]:
-    cells = run.at(settings[0])
+def drawn(run: Run, operation: str, size: int) -> Setting:
+    """Of which setting an operation's charts are: the first that has it, as not all operations have all settings."""
+    has = (each for each in settings_of(run, size) if any(place.operation == operation for place in run.at(each)))
+    return next(has)
+
+
+def operation_part(run: Run, operation: str, size: int, mark: str) -> dict[str, Any]:
+    settings, first = settings_of(run, size), drawn(run, operation, size)
+    cells, cold = run.at(first), first._replace(cache="cold")
     found = charts.operation_charts(operation, cells, mark)
     if not stores(operation):
-        of_size = [cell for cell in run.cells if cell.setting.image_size == settings[0].image_size]
-        readers = (cell for cell in of_size if cell.setting.cache == settings[0].cache)
-        cold = next((setting for setting in settings if setting._replace(cache="warm") == settings[0] != setting), None)
+        of_cache = (cell for cell in run.cells if cell.setting._replace(readers=first.readers) == first)
         more = (
-            charts.readers_chart(operation, readers, mark),
-            charts.cache_chart(operation, cells, run.at(cold), mark) if cold else None,
+            charts.readers_chart(operation, of_cache, mark),
+            charts.cache_chart(operation, cells, run.at(cold), mark) if cold != first else None,
         )
         found += [chart for chart in more if chart]
     does = (OPERATIONS[operation].__doc__ or "").partition("\n")[0] if operation in OPERATIONS else ""
-    drawn = "" if stores(operation) else settings[0].within(settings)
-    return {"name": operation, "does": does, "drawn": drawn, "charts": found, "rows": rows(run, settings, operation)}
+    words = "" if stores(operation) else first.within(settings)
+    return {"name": operation, "does": does, "drawn": words, "charts": found, "rows": rows(run, settings, operation)}
 
 
 def rows(run: Run, settings: Sequence[Setting], operation: str) -> list[dict[str, Any]]:
@@ -151,15 +155,16 @@ def between(low: str, high: str) -> str:
     return f"{number if high.endswith(f' {unit}') else low} to {high}"
 
 
-def told(run: Run, setting: Setting) -> list[dict[str, Any]]:
-    """The answers of a setting, in words; those that no reading goes into only once."""
-    first = setting == next(each for each in run.settings if each.image_size == setting.image_size)
-    note = setting.within({each._replace(readers=setting.readers, image_size=0) for each in run.settings})
-    return [
-        {"note": note if answer.use.operations else "", **in_words(answer)}
-        for answer in answers.answers(run.at(setting))
-        if answer.use.operations or first
-    ]
+def told(run: Run, settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """The answers in words, for each state of the cache, of the first setting that has one; of disk space one."""
+    found: dict[tuple[Use, str], dict[str, Any]] = {}
+    for use, cache in product(answers.USES, dict.fromkeys(setting.cache for setting in settings)):
+        key = use, cache if use.operations else ""
+        for setting in settings:
+            answer = answers.answer(use, run.at(setting)) if setting.cache == cache and key not in found else None
+            if answer:
+                found[key] = {"note": setting.within(settings) if use.operations else "", **in_words(answer)}
+    return list(found.values())
 
 
 def in_words(answer: Answer) -> dict[str, Any]:
@@ -186,10 +191,16 @@ def priced(prices: Sequence[float], unit: str) -> str:
     return f"{' and '.join(f'{figure:,.0f}' for figure in figures)} {unit}"
 
 
-def overview(run: Run) -> Chart | None:
-    cells = run.at(run.settings[0])
+def overview(run: Run) -> Chart:
+    size = sizes(run)[0]
+    first = {operation: drawn(run, operation, size) for operation in operations(run, size)}
+    read = [setting for operation, setting in first.items() if not stores(operation)]
+    panels = [
+        (operation, "" if stores(operation) else setting.within(read), run.at(setting))
+        for operation, setting in first.items()
+    ]
     note = f"{title_of(run)}; {machine_of(run)}; {terms_of(run)}; {run.when:%d %B %Y}"
-    return charts.overview(cells, operations(cells), "Images a second, more is better", note)
+    return charts.overview(panels, "Images a second, more is better", note)
 
 
 def title_of(run: Run) -> str:

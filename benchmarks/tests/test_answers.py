@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.answers import USES, Answer, answer, answers
+from benchmarks.answers import USES, Answer, answer
 from benchmarks.runs import Setting
 from benchmarks.tests.saved import cell, document, grid, runs
 
@@ -23,9 +23,8 @@ def batches(tmp_path: Path, medians: dict[str, float], cutoff: int = 1000, **fac
 
 
 def test_each_use_has_an_answer(tmp_path: Path) -> None:
-    given = answers(found(tmp_path, grid()))
-    assert [each.use for each in given] == list(USES)
-    assert [list(each.best) for each in given] == [["hdf5"], ["hdf5"], ["hdf5"], ["disk", "lmdb", "hdf5"], ["hdf5"]]
+    cells = found(tmp_path, grid())
+    assert [list(given.best) for use in USES if (given := answer(use, cells))] == [["hdf5"], ["hdf5"], ["hdf5"], ["disk", "lmdb", "hdf5"], ["hdf5"]]
 
 
 def test_the_fastest_is_best_and_the_next_is_told(tmp_path: Path) -> None:
@@ -101,4 +100,5 @@ def test_the_answer_is_of_the_most_images_that_most_formats_have(tmp_path: Path)
 
 def test_one_format_alone_is_no_answer(tmp_path: Path) -> None:
     assert batches(tmp_path, {"floor": 0.1, "lmdb": 0.2}) is None
-    assert answers(found(tmp_path, [cell("read_one", "lmdb")])) == []
+    cells = found(tmp_path, [cell("read_one", "lmdb")])
+    assert not any(answer(use, cells) for use in USES)

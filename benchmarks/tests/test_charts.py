@@ -163,7 +163,7 @@ def test_files_are_a_png_on_white_and_an_svg_for_light_and_dark(tmp_path: Path, 
 
 def test_bytes_on_disk_are_linear_from_nothing(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, document([cell("read_one", "hdf5", n, disk=3000.0 + n) for n in (10, 100)]))
-    found = charts.disk_chart(run.at(WARM), "")
+    found = charts.disk_chart(run.cells, "")
     assert found and ends(found) == {"hdf5": [3010.0, 3100.0]}
     assert found.figure.axes[0].get_yscale() == "linear" and found.figure.axes[0].get_ylim()[0] == 0
 
@@ -188,14 +188,10 @@ def test_readers_are_drawn_where_there_are_several(tmp_path: Path) -> None:
 
 def test_the_overview_has_all_operations_and_its_note(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, document(grid((10,))))
-    found = charts.overview(run.at(WARM), ["read_one", "read_many", "store_many", "absent"], "title", "the machine")
-    assert found and [axes.get_title(loc="left") for axes in found.figure.axes] == [
-        "read_one",
-        "read_many",
-        "store_many",
-    ]
+    panels = [(name, "2 readers" if name == "read_many" else "", run.at(WARM)) for name in ("read_one", "read_many")]
+    found = charts.overview(panels, "title", "the machine")
+    assert [axes.get_title(loc="left") for axes in found.figure.axes] == ["read_one", "read_many\n2 readers"]
     assert "the machine" in texts(found) and found.name == "overview"
-    assert charts.overview({}, ["read_one"], "title", "") is None
 
 
 def test_history_joins_what_compares_and_rings_steps(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_where_another_format_is_faster_it_is_said(tmp_path: Path) -> None:
 
 def test_answers_of_a_cold_cache_are_told_apart(full: Path) -> None:
     text = words(full.read_text(encoding="utf-8"))
-    assert "Random batches (warm cache)" in text and "Random batches (cold cache)" in text
+    for cache in ("warm", "cold"):
+        assert f"Random batches ({cache} cache, 1 reading process)" in text
     assert text.count("Least disk space") == 2  # an answer and a rule
 
 
@@ -155,6 +156,29 @@ def test_a_part_says_of_which_setting_its_lines_are_and_has_that_first(full: Pat
     rows = re.findall(r"1,000 10 rounds (\w+) (warm|cold) cache, (\d) reading process", words(part))
     assert rows[: len(BACKENDS)] == [(name, "warm", "1") for name in ("floor", *imgstore.BACKENDS)]
     assert [rows[-1][1:], rows[-5][1:]] == [("cold", "1"), ("warm", "4")]
+
+
+def of_readers(cache: str, *readers: int) -> list[dict[str, Any]]:
+    """A run with so many reading processes: alone, as all others are read, or beside one; one operation is warm."""
+    batches = [each for number in readers for each in few("read_batch", "read_many", readers=number, cache=cache)]
+    replaced = [cell("read_while_replaced", name, readers=2, cache="warm") for name in imgstore.BACKENDS]
+    return [*few("store_many"), *few("read_single", cache=cache), *batches, *replaced]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("cache", "readers"), [("warm", (2, 4)), ("cold", (1, 2))])
+def test_each_operation_and_answer_is_of_the_first_setting_that_has_it(
+    tmp_path: Path, cache: str, readers: tuple[int, ...]
+) -> None:
+    (run,) = runs(tmp_path, document(of_readers(cache, *readers)))
+    section = page.section(run, 0)
+    assert [answer["use"] for answer in section["answers"]] == list(USES)
+    notes = {part["name"]: part["drawn"] for part in section["parts"]}
+    assert notes["read_many"].endswith(f"{readers[0]} reading process{'es' * (readers[0] > 1)}")
+    assert notes["read_while_replaced"].endswith("2 reading processes") and "1 reading" in notes["read_single"]
+    assert all(len(part["charts"]) == 4 for part in section["parts"] if part["name"] in ("read_batch", "read_many"))
+    titles = [axes.get_title(loc="left") for axes in page.overview(run).figure.axes]
+    assert len(titles) == 5 and f"read_many\n{notes['read_many']}" in titles
 
 
 def test_other_answers_are_told_with_their_number_of_images() -> None:
