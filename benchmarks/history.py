@@ -82,11 +82,17 @@ def steps(cells: Sequence[Mapping[Key, Cell]], numbers: Sequence[int]) -> list[S
     """All that stand out among the runs of these numbers, run by run, the largest first."""
     own = [cells[number] for number in numbers]
     compared = cache(lambda before, after: Comparison(own[before], own[after]))
+    keys = dict.fromkeys(key for of in own for key in of if key.place.backend != FLOOR)
+    all_changes = [Changes(key, [i for i, of in enumerate(own) if key in of], compared) for key in keys]
+    pooled: dict[bool, list[float]] = {True: [], False: []}
+    for changes in all_changes:
+        pooled[changes.storing] += changes.own
+    noise = {storing: deviation(of) for storing, of in pooled.items()}
     found = []
-    for key in dict.fromkeys(key for of in own for key in of if key.place.backend != FLOOR):
-        at = [i for i, of in enumerate(own) if key in of]
-        changes = Changes(key, at, compared).steps(at)
-        found += [Step(numbers[before], numbers[after], key, math.exp(change)) for before, after, change in changes]
+    for changes in all_changes:
+        changes.noise = max(changes.noise, noise[changes.storing])
+        for before, after, change in changes.steps(changes.at):
+            found.append(Step(numbers[before], numbers[after], changes.key, math.exp(change)))
     return sorted(found, key=lambda step: (step.after, -abs(math.log(step.ratio))))
 
 
@@ -118,14 +124,17 @@ class Comparison:
 
 
 class Changes:
-    """Of one cell from any run to any other, and how much of them is noise: the floor's or the cell's own."""
+    """Of one cell from any run to any other, and how much of them is noise: the floor's or the cell's own.
+
+    own: from each of its runs to the next. A few of those tell little; what all cells change tells the more.
+    """
 
     def __init__(self, key: Key, at: Sequence[int], compared: Callable[[int, int], Comparison]) -> None:
-        self.key, self.compared = key, compared
+        self.key, self.at, self.compared, self.storing = key, at, compared, stores(key.place.operation)
         neighbours = [compared(*pair) for pair in pairwise(at)]
-        own = [change for pair in neighbours if (change := pair.change(key)) is not None]
-        floors = [rest for pair in neighbours for rest in pair.rests.get(stores(key.place.operation), ())]
-        self.noise = max(deviation(floors), deviation(own) if len(own) >= OWN_FROM else 0.0)
+        self.own = [change for pair in neighbours if (change := pair.change(key)) is not None]
+        floors = [rest for pair in neighbours for rest in pair.rests.get(self.storing, ())]
+        self.noise = max(deviation(floors), deviation(self.own) if len(self.own) >= OWN_FROM else 0.0)
 
     def steps(self, at: Sequence[int]) -> list[tuple[int, int, float]]:
         """Before, after and change of each that stands out among these runs: the clearest, then those beside it."""

@@ -12,15 +12,22 @@ from benchmarks.tests.saved import document, grid, runs
 
 
 def run_of(
-    day: int, slower: dict[tuple[str, str], float] | None = None, everywhere: float = 1.0, noise: float = 0.0
+    day: int,
+    slower: dict[tuple[str, str], float] | None = None,
+    everywhere: float = 1.0,
+    noise: float = 0.0,
+    calm: str = "",
 ) -> Any:
-    """A run in which some operations of a backend take times as long, all of them `everywhere` times."""
+    """A run in which some operations of a backend take times as long, all of them `everywhere` times.
+
+    The backend `calm` wavers by a tenth of the noise.
+    """
     drawn = random.Random(day)
     cells = grid()
     for cell in cells:
         facts, stats = cell["extra_info"], cell["stats"]
         factor = everywhere * (slower or {}).get((facts["operation"], facts["backend"]), 1.0)
-        factor *= 1 + drawn.uniform(-noise, noise)
+        factor *= 1 + drawn.uniform(-noise, noise) * (0.1 if facts["backend"] == calm else 1.0)
         for name in ("min", "q1", "median", "q3", "max"):
             stats[name] *= factor
     return document(cells, day)
@@ -119,6 +126,12 @@ def test_the_last_run_may_be_a_stray(tmp_path: Path) -> None:
 
 def test_noise_alone_gives_no_step(tmp_path: Path) -> None:
     assert found(tmp_path, *(run_of(day, noise=0.04) for day in range(1, 8))) == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_noise_of_the_cells_alone_gives_no_step(tmp_path: Path, count: int) -> None:
+    """However steady the floor is, and however few the runs."""
+    assert found(tmp_path, *(run_of(day, noise=0.2, calm=FLOOR) for day in range(1, count + 1))) == []
 
 
 @pytest.mark.parametrize(
