@@ -12,7 +12,7 @@ from benchmarks.runs import Cell, Place, Spread
 from imgstore import BACKENDS
 
 READABLE = ("disk", "hdf5")  # PNG, which everything opens, and plain datasets, which any HDF5 tool reads
-COUNTED = 0.005  # bytes on disk are counted, not timed: up to a hundredth apart is no difference
+COUNTED = 0.005  # bytes on disk are counted, not timed: up to twice as much apart is no difference
 
 
 class Use(NamedTuple):

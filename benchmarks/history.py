@@ -18,7 +18,7 @@ from benchmarks.runs import Cell, Place, Run, Setting
 from benchmarks.terms import COMPARED, compared_part
 from benchmarks.workloads import stores
 
-LEAST_STEP = math.log(1.10)  # runs of the same code differ by as much
+LEAST_STEP = 1.10  # runs of the same code differ by as much
 NOISE_FACTOR = 5.0
 STRAY_FACTOR = 8.0  # where fewer than ENOUGH runs stand on a side, which may be strays
 ENOUGH = 3
@@ -154,7 +154,7 @@ class Changes:
         factor = NOISE_FACTOR if min(len(before), len(after)) >= ENOUGH else STRAY_FACTOR
         width = math.sqrt((1 / len(before) + 1 / len(after)) / 2)
         change = median(changes)
-        return Change(change, abs(change) > max(LEAST_STEP, factor * self.noise * width), abs(fmean(changes)) / width)
+        return Change(change, abs(change) > max(math.log(LEAST_STEP), factor * self.noise * width), abs(fmean(changes)) / width)
 
 
 class Change(NamedTuple):

@@ -13,11 +13,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from benchmarks import answers, charts
+from benchmarks import answers, charts, history
 from benchmarks.answers import Answer, Use
 from benchmarks.charts import Chart
 from benchmarks.floor import FLOOR
-from benchmarks.history import ENOUGH, NOISE_FACTOR, STRAY_FACTOR, WINDOW, History
 from benchmarks.peers import PEERS
 from benchmarks.runs import QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank
 from benchmarks.workloads import OPERATIONS, stores
@@ -60,12 +59,9 @@ def rendered(run: Run, sections: list[dict[str, Any]], past: dict[str, Any]) -> 
         past=past,
         facts=facts(run),
         sheet=contact_sheet(run),
-        uses=answers.USES,
+        answers=answers,
+        history=history,
         quartiles_from=QUARTILES_FROM,
-        noise_factor=NOISE_FACTOR,
-        stray_factor=STRAY_FACTOR,
-        enough=ENOUGH,
-        window=WINDOW,
     )
 
 
@@ -257,7 +253,7 @@ def history_of(runs: Sequence[Run]) -> dict[str, Any]:
     """Empty parts for a single run."""
     if len(runs) < 2:
         return {"runs": [], "steps": [], "charts": []}
-    past = History.of(runs)
+    past = history.History.of(runs)
     groups = {number: group for group, numbers in enumerate(past.comparable, 1) for number in numbers}
     shown = [
         {
