@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from benchmarks.images import Source, memory_to_open, open_source
 from benchmarks.loader import LoadEpoch
 from benchmarks.progress import CellProgress, PairProgress
 from benchmarks.readers import ReadWhileReplaced
+from benchmarks.runs import RunError
 from benchmarks.workloads import (
     OPERATIONS,
     Cell,
@@ -50,6 +52,7 @@ DIRECTORY = pytest.StashKey[str]()
 REFERENCE = pytest.StashKey[gate.Reference]()
 OUTCOME = pytest.StashKey[gate.Outcome]()
 REPORT = pytest.StashKey[Path]()
+SAVED = pytest.StashKey[dict[str, Any]]()  # the run as pytest-benchmark saves it
 RUN_FILE = "run.json"
 
 
@@ -518,15 +521,9 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Add the command, which is no part of the machine: runs whose machines differ are warned of.
-
-    What a report keeps is to be shown: without the machine's name, nor megabytes of the seconds of each round.
-    """
+    """Add the command, which is no part of the machine: runs whose machines differ are warned of."""
     output_json["command"] = shlex.join(["pytest", *map(str, config.invocation_params.args)])
-    if REPORT in config.stash and config.option.benchmark_json == str(config.stash[REPORT] / RUN_FILE):
-        output_json["machine_info"] = {**output_json["machine_info"], "node": ""}
-        for benchmark in output_json["benchmarks"]:
-            benchmark["stats"].pop("data", None)
+    config.stash[SAVED] = output_json
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)  # before pytest-benchmark compares them
@@ -571,11 +568,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for line in report.summary(measured(config)) if outcome is None else gate.table(outcome):
             terminalreporter.write_line(line)
         if REPORT in config.stash:
-            terminalreporter.write_line(f"report: {write_report(config)}")
+            terminalreporter.write_line(f"report: {write_report(config, terminalreporter)}")
 
 
-def write_report(config: pytest.Config) -> str:
-    """Make the page of the run that was saved; gives its path, or says why there is none."""
+def write_report(config: pytest.Config, reporter: pytest.TerminalReporter) -> str:
+    """Keep the run and make its page; gives the page's path, or says why there is none, which fails the run."""
     if not any("operation" in benchmark.extra_info for benchmark in measured(config)):
         return "nothing was measured, so there is none"
-    return str(report.write_page([Path(config.option.benchmark_json)], config.stash[REPORT]))
+    path = config.stash[REPORT] / RUN_FILE
+    try:
+        path.write_text(json.dumps(to_be_shown(config.stash[SAVED]), indent=4, default=repr), encoding="utf-8")
+        return str(report.write_page([path], config.stash[REPORT]))
+    except (RunError, OSError) as error:
+        session = reporter._session
+        assert session
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        return f"none, because of {error}"
+
+
+def to_be_shown(run: dict[str, Any]) -> dict[str, Any]:
+    """A saved run without the machine's name, nor megabytes of the seconds of each round."""
+    benchmarks = [
+        {**each, "stats": {name: value for name, value in each["stats"].items() if name != "data"}}
+        for each in run["benchmarks"]
+    ]
+    return {**run, "machine_info": {**run["machine_info"], "node": ""}, "benchmarks": benchmarks}

@@ -373,14 +373,26 @@ def test_a_report_is_written_where_it_is_asked_for(
     assert run.out.index(SUMMARY) < run.out.index("report: ")
 
 
-def test_a_report_of_a_run_that_is_saved_elsewhere_too(
-    tmp_path: Path, begun: Callable[..., Run], undrawn: None
+@pytest.mark.parametrize("name", ["run.json", "out/run.json"])
+def test_a_report_of_a_run_that_is_saved_too(
+    tmp_path: Path, begun: Callable[..., Run], undrawn: None, name: str
 ) -> None:
-    json_file = tmp_path / "run.json"
-    run = begun("-kread_one and floor", f"--report={tmp_path / 'out'}", f"--benchmark-json={json_file}")
+    """What the report keeps has no rounds, whatever else is asked for."""
+    run = begun("-kread_one and floor", f"--report={tmp_path / 'out'}", f"--benchmark-json={tmp_path / name}")
     assert run.status == 0 and (tmp_path / "out" / "index.html").exists()
-    assert not (tmp_path / "out" / "run.json").exists()
-    assert all("data" in cell["stats"] for cell in cells_of(json_file).values())
+    for path in {tmp_path / name, tmp_path / "out" / "run.json"}:
+        in_report = path.parent.name == "out"
+        assert [("data" in cell["stats"]) for cell in cells_of(path).values()] == [not in_report]
+
+
+def test_a_report_that_cannot_be_written_fails_the_run_in_one_line(tmp_path: Path, begun: Callable[..., Run]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "charts").touch()
+    run = begun("-kread_one and floor", f"--report={out}")
+    assert run.status == pytest.ExitCode.TESTS_FAILED and "Traceback" not in run.out + run.err
+    assert f"report: none, because of [Errno 17] File exists: '{out / 'charts'}'\n" in run.out
+    assert SUMMARY in run.out and "1 passed" in run.out
 
 
 @pytest.mark.filterwarnings("ignore:Not saving anything")
