@@ -93,7 +93,7 @@ def prices(use: Use, cutoff: int, cells: Mapping[Place, Cell]) -> dict[str, Spre
     found = {}
     for backend in backends:
         if not use.operations:
-            found[backend] = disk_price(cutoff, backend, cells)
+            found |= disk_price(cutoff, backend, cells)
             continue
         parts = [cells.get(Place(operation, cutoff, backend)) for operation in use.operations]
         if all(parts):
@@ -101,10 +101,10 @@ def prices(use: Use, cutoff: int, cells: Mapping[Place, Cell]) -> dict[str, Spre
     return found
 
 
-def disk_price(cutoff: int, backend: str, cells: Mapping[Place, Cell]) -> Spread:
-    """All cells of a backend and a cutoff share one store."""
+def disk_price(cutoff: int, backend: str, cells: Mapping[Place, Cell]) -> dict[str, Spread]:
+    """By the backend, where it is known; all cells of a backend and a cutoff share one store."""
     size = next(cell.disk_bytes for place, cell in cells.items() if (place.cutoff, place.backend) == (cutoff, backend))
-    return Spread(size * (1 - COUNTED), size, size * (1 + COUNTED))
+    return {backend: Spread(size * (1 - COUNTED), size, size * (1 + COUNTED))} if size else {}
 
 
 def no_difference(prices: Mapping[str, Spread]) -> tuple[str, ...]:

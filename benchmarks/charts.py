@@ -275,7 +275,8 @@ def disk_chart(cells: Iterable[Cell], mark: str) -> Chart | None:
     """Bytes on disk for an image; all operations of a backend share its store."""
     points: dict[str, dict[float, Spread]] = {}
     for cell in cells:
-        points.setdefault(cell.place.backend, {})[cell.place.cutoff] = Spread(*[cell.disk_bytes] * 3)
+        if cell.disk_bytes:
+            points.setdefault(cell.place.backend, {})[cell.place.cutoff] = Spread(*[cell.disk_bytes] * 3)
     lines = [Line(backend, points[backend]) for backend in sorted(points, key=rank)]
     return line_chart(slug("bytes on disk", mark), "bytes on disk", lines, IMAGES, DISK)
 

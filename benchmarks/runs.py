@@ -81,9 +81,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A measured cell. seconds: of a call, which moves `images`. disk_bytes: of the store, for each image.
-
-    Of several readers, one call of each.
+    """A measured cell. seconds: of a call, which moves `images`. disk_bytes: of the store, for each image;
+    0 where the file system does not tell. Of several readers, one call of each.
     """
 
     place: Place
@@ -98,7 +97,7 @@ class Cell:
     @classmethod
     def of(cls, benchmark: dict[str, Any], cache: str) -> "Cell":
         facts, stats = benchmark["extra_info"], benchmark["stats"]
-        peak, calls = facts.get("peak_bytes"), positive(facts.get("calls", 1))
+        peak, calls, disk = facts.get("peak_bytes"), positive(facts.get("calls", 1)), facts["disk_bytes_per_image"]
         return cls(
             Place(str(facts["operation"]), int(positive(facts["cutoff"])), str(facts["backend"])),
             Setting(str(facts.get("cache", cache)), int(facts.get("readers", 1)), int(facts.get("image_size") or 0)),
@@ -106,7 +105,7 @@ class Cell:
             int(positive(stats["rounds"])),
             positive(facts["images_per_call"]) / calls,
             positive(facts["pixel_bytes_per_call"]) / calls,
-            positive(facts["disk_bytes_per_image"]),
+            0.0 if disk == 0 else positive(disk),
             None if peak is None else float(peak),
         )
 

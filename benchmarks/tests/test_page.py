@@ -137,6 +137,12 @@ def test_the_answer_stands_first_with_its_figure_and_its_lead(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_file_system_that_does_not_tell_what_it_takes(tmp_path: Path) -> None:
+    text = words(written(tmp_path, document(few("read_batch", disk=0.0))))
+    assert "Random batches hdf5" in text and text.count("Least disk space") == 1 and "Bytes on disk" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_where_another_format_is_faster_it_is_said(tmp_path: Path) -> None:
     text = words(written(tmp_path, document([*few("read_batch"), cell("read_batch", "zarr", 1000, 256e-6)])))
     assert "2.00 times as long as zarr, the best of the other formats, which checks nothing" in text
