@@ -97,12 +97,13 @@ class Cell:
     @classmethod
     def of(cls, benchmark: dict[str, Any], cache: str) -> "Cell":
         facts, stats = benchmark["extra_info"], benchmark["stats"]
-        peak, calls, disk = facts.get("peak_bytes"), positive(facts.get("calls", 1)), facts["disk_bytes_per_image"]
+        peak, calls, size = facts.get("peak_bytes"), positive(facts.get("calls", 1)), facts.get("image_size")
+        disk = facts["disk_bytes_per_image"]
         return cls(
-            Place(str(facts["operation"]), int(positive(facts["cutoff"])), str(facts["backend"])),
-            Setting(str(facts.get("cache", cache)), int(facts.get("readers", 1)), int(facts.get("image_size") or 0)),
+            Place(str(facts["operation"]), whole(facts["cutoff"]), str(facts["backend"])),
+            Setting(str(facts.get("cache", cache)), whole(facts.get("readers", 1)), whole(size) if size else 0),
             Spread.of(stats).times(1 / calls),
-            int(positive(stats["rounds"])),
+            whole(stats["rounds"]),
             positive(facts["images_per_call"]) / calls,
             positive(facts["pixel_bytes_per_call"]) / calls,
             0.0 if disk == 0 else positive(disk),
@@ -144,26 +145,36 @@ class Run:
 
 
 def positive(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < math.inf:
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
         raise ValueError(f"{value!r} where a positive number is expected")
-    return number
+    return float(value)
+
+
+def whole(value: Any) -> int:
+    number = positive(value)
+    if not number.is_integer():
+        raise ValueError(f"{value!r} where a whole number is expected")
+    return int(number)
 
 
 def read_run(path: Path) -> Run:
     """The run that a file of pytest-benchmark's JSON holds. Raises RunError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return _run(str(path), document)
+        # half of a character, as of a folder's name that is no text, could not be written again
+        written = json.dumps(document, ensure_ascii=False).encode(errors="replace")
+        return _run(str(path), json.loads(written))
     except OSError as error:
         raise RunError(f"{path}: it cannot be read ({error.strerror}); {EXPECTED}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise RunError(f"{path}: this is no saved run of imgstore's benchmarks ({why}); {EXPECTED}") from None
 
 
 def _run(path: str, document: dict[str, Any]) -> Run:
     machine, commit = document["machine_info"], document["commit_info"]
+    if not isinstance(machine.get("cpu") or {}, dict):
+        raise ValueError("'cpu' is no object")
     made_of, when = described(machine["imgstore"]), moment(document["datetime"])
     made_of = {**made_of, "command": str(document.get("command", "not recorded"))}
     cache = "cold" if made_of["terms"].get("cold") else "warm"
@@ -180,7 +191,7 @@ def described(made_of: dict[str, Any]) -> dict[str, Any]:
     for name in DESCRIBED:
         if not isinstance(made_of[name], dict):
             raise ValueError(f"{name!r} is no object")
-    positive(made_of["images"].get("count", 1))
+    whole(made_of["images"].get("count", 1))
     positive(made_of.get("memory_bytes", 1))
     return made_of
 

@@ -119,13 +119,19 @@ def spoiled(**changes: Any) -> dict[str, Any]:
         ("{}", "it has no 'machine_info'"),
         ({**document([]), "benchmarks": [{"extra_info": {}}]}, "it has no cell"),
         (document([cell("read_many", "lmdb")], images="none"), "'images' is no object"),
-        (document([cell("read_many", "lmdb")], memory_bytes="much"), "could not convert"),
+        (document([cell("read_many", "lmdb")], memory_bytes="much"), "'much' where a positive number is expected"),
+        (document([cell("read_many", "lmdb")], images={"count": "1e3"}), "'1e3' where a positive number is expected"),
+        ({**document([]), "machine_info": {"cpu": "x"}}, "'cpu' is no object"),
+        ({**document([]), "datetime": "0001-01-01T00:00:00+10:00"}, "out of range"),
+        (spoiled(cutoff=10**400), "too large"),
+        (spoiled(cutoff=0.5), "0.5 where a whole number is expected"),
+        (spoiled(readers=0), "0 where a positive number is expected"),
         (spoiled(median=math.nan), "nan where a positive number is expected"),
         (spoiled(median=0), "0 where a positive number is expected"),
         (spoiled(q1=-1.0), "-1.0 where a positive number is expected"),
-        (spoiled(disk_bytes_per_image="<b>"), "could not convert"),
-        (spoiled(readers="two"), "invalid literal"),
-        (spoiled(images_per_call=None), "NoneType"),
+        (spoiled(disk_bytes_per_image="<b>"), "'<b>' where a positive number is expected"),
+        (spoiled(readers="two"), "'two' where a positive number is expected"),
+        (spoiled(images_per_call=None), "None where a positive number is expected"),
         ("[" * 100_000, "recursion"),
     ],
 )
@@ -137,6 +143,12 @@ def test_what_is_no_run_is_refused_in_one_sentence(tmp_path: Path, content: Any,
     text = str(refused.value)
     assert text.startswith(f"{path}: this is no saved run of imgstore's benchmarks (") and why in text
     assert text.endswith("give files of --report, --benchmark-json or --benchmark-autosave") and "\n" not in text
+
+
+def test_what_is_no_character_is_replaced(tmp_path: Path) -> None:
+    """A folder's name may be any bytes; the run of its images has to be shown."""
+    (run,) = runs(tmp_path, document([cell("read_many", "lmdb")], images={"name": "photos\udcff"}))
+    assert run.made_of["images"]["name"] == "photos?"
 
 
 def test_a_missing_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
