@@ -30,7 +30,7 @@ from matplotlib.ticker import (
 
 from benchmarks.floor import FLOOR
 from benchmarks.history import History, Key
-from benchmarks.runs import Cell, Place, Spread, digits, in_seconds, rank
+from benchmarks.runs import Cell, Place, Spread, digits, in_seconds, names, rank
 from benchmarks.workloads import stores
 from imgstore import BACKENDS
 
@@ -41,6 +41,7 @@ OTHERS = "other formats"
 TEXT = "#010203"  # in a picture; becomes the colour of the text around it
 SIZE, WIDE = (4.6, 3.4), (10.0, 6.4)  # inches
 DOTS_PER_INCH = 200
+MOST_TICKS, MOST_LETTERS = 8, 36  # of a history, along its axis
 LEAST_RANGE = 1.25  # of a history, up and down, so that noise looks small
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -382,15 +383,23 @@ def history_chart(title: str, keys: Sequence[Key], history: History) -> Chart:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(in_times())
     axes.set_ylabel("times the first run's time")
-    commits = [run.commit for run in history.runs]
-    axes.set_xticks(range(len(commits)), commits, rotation=45 if len(commits) > 4 else 0)
-    axes.set_xlim(-0.4, len(commits) - 0.6)
+    runs = names(history.runs)
+    name_the_runs(axes, runs)
     axes.grid(color=TEXT, alpha=0.15, linewidth=0.6)
     axes.set_title(title, loc="left")
     legend(figure)
     steps = [step for step in history.steps if step.key in keys]
-    words = [f"{step.key.place.backend} {step.ratio:.2f} times at {commits[step.after]}" for step in steps]
+    words = [f"{step.key.place.backend} {step.ratio:.2f} times at {runs[step.after]}" for step in steps]
     return Chart(slug("history", title), title, f"Steps: {', '.join(words) or 'none'}.", figure)
+
+
+def name_the_runs(axes: Axes, runs: Sequence[str]) -> None:
+    """A handful of them, aslant where they would not fit side by side."""
+    some = range(0, len(runs), -(-len(runs) // MOST_TICKS))
+    aslant = sum(len(runs[number]) for number in some) > MOST_LETTERS
+    look: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if aslant else {}
+    axes.set_xticks(some, [runs[number] for number in some], **look)
+    axes.set_xlim(-0.4, len(runs) - 0.6)
 
 
 def draw_history(axes: Axes, key: Key, numbers: Sequence[int], history: History) -> None:

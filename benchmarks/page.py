@@ -18,7 +18,7 @@ from benchmarks.answers import Answer, Use
 from benchmarks.charts import Chart
 from benchmarks.floor import FLOOR
 from benchmarks.peers import PEERS
-from benchmarks.runs import QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, rank
+from benchmarks.runs import QUARTILES_FROM, Cell, Place, Run, Setting, digits, in_order, in_seconds, names, rank
 from benchmarks.workloads import OPERATIONS, stores
 
 PAGE, CHARTS = "index.html", "charts"
@@ -253,7 +253,7 @@ def history_of(runs: Sequence[Run]) -> dict[str, Any]:
     """Empty parts for a single run."""
     if len(runs) < 2:
         return {"runs": [], "steps": [], "charts": []}
-    past = history.History.of(runs)
+    past, named = history.History.of(runs), names(runs)
     groups = {number: group for group, numbers in enumerate(past.comparable, 1) for number in numbers}
     shown = [
         {
@@ -269,8 +269,8 @@ def history_of(runs: Sequence[Run]) -> dict[str, Any]:
         {
             "step": step,
             "note": step.key.within(settings),
-            "before": runs[step.before],
-            "after": runs[step.after],
+            "before": named[step.before],
+            "after": named[step.after],
         }
         for step in past.steps
     ]

@@ -5,7 +5,9 @@ A file may come from anyone: what is read here are numbers and short texts, chec
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,7 +184,7 @@ def _run(path: str, document: dict[str, Any]) -> Run:
     if not ours:
         raise ValueError("it has no cell")
     commit_time = moment(commit["time"]) if commit.get("time") else when
-    name = str(commit["id"])[:7] + ("+" if commit.get("dirty") else "")
+    name = re.sub(r"^([0-9a-f]{7})[0-9a-f]{3,}$", r"\1", str(commit["id"])) + ("+" if commit.get("dirty") else "")
     return Run(path, when, name, commit_time, machine, made_of, tuple(Cell.of(cell, cache) for cell in ours))
 
 
@@ -205,6 +207,12 @@ def moment(text: str) -> datetime:
 def in_order(runs: Iterable[Run]) -> list[Run]:
     """By commit, and runs of one commit by their date."""
     return sorted(runs, key=lambda run: (run.commit_time, run.when))
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """The commit of each, with the date where others are of the same one."""
+    count = Counter(run.commit for run in runs)
+    return [run.commit if count[run.commit] == 1 else f"{run.commit} {run.when:%m-%d %H:%M:%S}" for run in runs]
 
 
 def in_seconds(value: float) -> str:

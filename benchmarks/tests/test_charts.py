@@ -2,6 +2,7 @@
 
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -219,3 +220,13 @@ def test_the_axis_of_a_history_says_where_it_begins(tmp_path: Path) -> None:
     cells = [document([cell("read_many", "hdf5", median=day**4)], day) for day in (1, 2)]
     (chart,) = charts.history_charts(History.of(runs(tmp_path, *cells)))
     assert "1 x" in texts(chart) and "10 x" in texts(chart)
+
+
+def test_runs_of_a_long_history_have_names_that_do_not_overlap(tmp_path: Path) -> None:
+    cells = [document([cell("read_many", "hdf5")], day) for day in range(1, 26)]
+    (chart,) = charts.history_charts(History.of(runs(tmp_path, *cells)))
+    assert chart.svg
+    labels = [label for label in chart.figure.axes[0].get_xticklabels() if label.get_text()]
+    ends = [label.get_window_extent().x1 for label in labels]  # where each label, aslant, meets the axis
+    height = labels[0].get_fontsize() / 72 * chart.figure.dpi
+    assert 4 < len(labels) <= 8 and all(b - a > height * 2**0.5 for a, b in pairwise(ends))

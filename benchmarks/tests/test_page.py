@@ -219,8 +219,10 @@ def test_a_step_is_told(tmp_path: Path) -> None:
             for name in ("min", "q1", "median", "q3", "max"):
                 each["stats"][name] *= 2
     changed = document(slow, 2, versions={"numpy": "3.0"})
+    changed["commit_info"] = document([], 1)["commit_info"]
     text = words(written(tmp_path, document(few("read_many"), 1), changed))
-    assert "read_many[1000-hdf5]: 2.00 times the time, from 01abcde to 02abcde" in text
+    step = "2.00 times the time, from 01abcde 11-01 12:00:00 to 01abcde 11-02 12:00:00"
+    assert f"read_many[1000-hdf5]: {step}" in text
     assert "numpy 2.4.6 to 3.0" in text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.runs import Place, RunError, Setting, Spread, digits, in_order, in_seconds, read_run
+from benchmarks.runs import Place, RunError, Setting, Spread, digits, in_order, in_seconds, names, read_run
 from benchmarks.tests.saved import cell, document, runs, saved
 
 WARM = Setting("warm", 1, 0)
@@ -94,6 +94,14 @@ def test_runs_stand_in_the_order_of_their_commits(tmp_path: Path) -> None:
     found = in_order(runs(tmp_path, later, earlier, unknown))
     assert [run.commit for run in found] == ["03abcde", "04abcde", "05abcde"]
     assert found[0].when == datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def test_runs_of_one_commit_are_told_apart_by_their_date(tmp_path: Path) -> None:
+    again, other, unknown = (document([cell("read_many", "lmdb")], day=day) for day in (1, 2, 3))
+    again["datetime"] = "2026-11-20T12:00:05"
+    unknown["commit_info"]["id"] = "unversioned"
+    found = runs(tmp_path, document([cell("read_many", "lmdb")]), again, other, unknown)
+    assert names(found) == ["01abcde 11-01 12:00:00", "01abcde 11-20 12:00:05", "02abcde", "unversioned"]
 
 
 def test_what_was_not_committed_is_marked(tmp_path: Path) -> None:
