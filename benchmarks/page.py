@@ -5,7 +5,7 @@ Jinja2 escapes every text; the charts, which are our own, are the only markup th
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,13 @@ def priced(prices: Sequence[float], unit: str) -> str:
 def overview(run: Run) -> Chart:
     size = sizes(run)[0]
     first = {operation: drawn(run, operation, size) for operation in operations(run, size)}
-    read = [setting for operation, setting in first.items() if not stores(operation)]
+    read = [setting for operation, setting in first.items() if not stores(operation)] or run.settings
     panels = [
         (operation, "" if stores(operation) else setting.within(read), run.at(setting))
         for operation, setting in first.items()
     ]
-    note = f"{title_of(run)}; {machine_of(run)}; {terms_of(run)}; {run.when:%d %B %Y}"
+    of_size = f"images of {size}x{size}, of " if sizes(run)[1:] else ""
+    note = f"{of_size}{title_of(run)}; {machine_of(run)}; {terms_of(run, read)}; {run.when:%d %B %Y}"
     return charts.overview(panels, "Images a second, more is better", note)
 
 
@@ -219,7 +220,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Commit", run.commit),
         ("Date", f"{run.when:%Y-%m-%d %H:%M} UTC"),
         ("Images", ", ".join(filter(None, (str(images.get("name")), number)))),
-        ("Terms", terms_of(run)),
+        ("Terms", terms_of(run, run.settings)),
         ("Stores on", f"{files.get('type')} on {files.get('device')}"),
         ("Machine", machine_of(run) + memory),
         ("System", f"{machine.get('system')} {made_of.get('kernel', '')}, Python {machine.get('python_version')}"),
@@ -227,12 +228,12 @@ def facts(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def terms_of(run: Run) -> str:
-    """In words; the state of the cache stands at each cell where a run has both."""
+def terms_of(run: Run, settings: Iterable[Setting]) -> str:
+    """In words; the state of the cache is that of these settings, and stands at each cell where they have both."""
     kept = run.made_of["terms"]
     durable = "stored durably" if kept.get("durable") else "stored without waiting for the disk"
     verify = "checksums verified" if kept.get("verify") else "checksums not verified"
-    caches = " and ".join(dict.fromkeys(setting.cache for setting in run.settings))
+    caches = " and ".join(dict.fromkeys(setting.cache for setting in settings))
     return f"{durable}, {verify}, {caches} cache"
 
 
@@ -259,7 +260,7 @@ def history_of(runs: Sequence[Run]) -> dict[str, Any]:
         {
             "run": run,
             "group": groups[number],
-            "made_of": f"{title_of(run)}; {terms_of(run)}; {machine_of(run)}",
+            "made_of": f"{title_of(run)}; {terms_of(run, run.settings)}; {machine_of(run)}",
             "changed": changed(runs, number),
         }
         for number, run in enumerate(runs)

@@ -66,11 +66,14 @@ class Setting(NamedTuple):
         return self.image_size, self.cache != "warm", self.cache, self.readers
 
     def within(self, all_of_them: Iterable["Setting"]) -> str:
-        """What tells it from the others, in words."""
-        differing = [len({*values}) > 1 for values in zip(*all_of_them, strict=True)]
-        size = f"{self.image_size}x{self.image_size}"
-        words = f"{self.cache} cache", f"{self.readers} reading process{'es' * (self.readers > 1)}", size
-        return ", ".join(word for word, differs in zip(words, differing, strict=True) if differs)
+        """What tells it from the others, in words; several readers are always told."""
+        cache, readers, size = (len({*values}) > 1 for values in zip(*all_of_them, strict=True))
+        words = (
+            (cache, f"{self.cache} cache"),
+            (readers or self.readers > 1, f"{self.readers} reading process{'es' * (self.readers > 1)}"),
+            (size, f"images of {self.image_size}x{self.image_size}" if self.image_size else "images of one source"),
+        )
+        return ", ".join(word for told, word in words if told)
 
 
 class Place(NamedTuple):

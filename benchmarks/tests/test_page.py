@@ -28,7 +28,7 @@ HOSTILE = '"><script>document.title = "taken"</script><img src=x onerror=alert(1
 
 
 def everything() -> list[dict[str, Any]]:
-    """A run with other formats, a cold cache, several readers and names that would be markup."""
+    """A run with other formats, a cold cache, several readers, two sizes and names that would be markup."""
     peers = [
         cell(name, peer, cutoff, median)
         for name in OPERATIONS
@@ -38,7 +38,8 @@ def everything() -> list[dict[str, Any]]:
     reading = [each for each in grid((1000,), slower=5.0) if each["extra_info"]["operation"] == "read_batch"]
     cold = [{**each, "extra_info": {**each["extra_info"], "cache": "cold"}} for each in reading]
     readers = [{**each, "extra_info": {**each["extra_info"], "readers": 4}} for each in reading]
-    return [*cold, *readers, *peers, *few(*OPERATIONS, peak_bytes=3 << 20)]
+    larger = cell("read_batch", "lmdb", image_size=64)
+    return [*cold, *readers, *peers, *few(*OPERATIONS, peak_bytes=3 << 20), larger]
 
 
 def few(*operations: str, slower: float = 1.0, **facts: Any) -> list[dict[str, Any]]:
@@ -185,6 +186,13 @@ def test_each_operation_and_answer_is_of_the_first_setting_that_has_it(
     assert all(len(part["charts"]) == 4 for part in section["parts"] if part["name"] in ("read_batch", "read_many"))
     titles = [axes.get_title(loc="left") for axes in page.overview(run).figure.axes]
     assert len(titles) == 5 and f"read_many\n{notes['read_many']}" in titles
+
+
+def test_the_note_of_the_overview_is_of_what_it_shows(tmp_path: Path) -> None:
+    cells = [cell("read_one", "lmdb", image_size=size, cache=cache) for size in (32, 64) for cache in ("warm", "cold")]
+    (run,) = runs(tmp_path, document(cells))
+    note = page.overview(run).figure.get_supxlabel()
+    assert note.startswith("images of 32x32, of synthetic") and "verified, warm cache; 01 November 2026" in note
 
 
 def test_other_answers_are_told_with_their_number_of_images() -> None:

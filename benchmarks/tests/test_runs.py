@@ -84,7 +84,8 @@ def test_words_name_what_differs_alone() -> None:
     assert WARM.within([WARM]) == ""
     assert cold.within([WARM, cold]) == "cold cache"
     assert four.within([WARM, four]) == "4 reading processes"
-    assert Setting("warm", 1, 64).within([WARM, Setting("warm", 1, 64)]) == "64x64"
+    assert Setting("warm", 1, 64).within([WARM, Setting("warm", 1, 64)]) == "images of 64x64"
+    assert four.within([four]) == "4 reading processes" and WARM.within([WARM, four]) == "1 reading process"
 
 
 def test_runs_stand_in_the_order_of_their_commits(tmp_path: Path) -> None:
