@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.floor import FLOOR
 from benchmarks.peers import PEERS
-from benchmarks.runs import RunError, read_run
+from benchmarks.runs import RunError, Spread, read_run
 from benchmarks.workloads import stores
 from imgstore import BACKENDS
 
@@ -130,23 +130,19 @@ def ranking(benchmarks: list[Any]) -> Iterator[str]:
 
 
 def fastest(cell: dict[str, Any]) -> str:
-    """Those with checksums that none is clearly faster than: their rounds' quartiles reach into those of the fastest.
+    """Those with checksums that none is clearly faster than: their intervals overlap that of the fastest.
 
     Then how many times as long the rest of ours takes, and each that reads unchecked in less time.
     """
+    of_an_image = {name: Spread.of(of).times(1 / of.extra_info["images_per_call"]) for name, of in cell.items()}
     checked = [name for name in cell if name in BACKENDS or PEERS[name].checked]
-    times = {name: of_an_image(cell[name], "median") / of_an_image(cell[checked[0]], "median") for name in cell}
-    slowest = of_an_image(cell[checked[0]], "q3")
-    tied = [name for name in checked if of_an_image(cell[name], "q1") <= slowest]
+    first = of_an_image[checked[0]]
+    times = {name: spread.median / first.median for name, spread in of_an_image.items()}
+    tied = [name for name in checked if of_an_image[name].overlaps(first)]
     parts = [", ".join(tied)]
     parts += [f"{name} {times[name]:.2f} x" for name in checked if name in BACKENDS and name not in tied]
     quicker = [f"{name} {times[name]:.2f} x" for name in cell if name not in checked and times[name] < 1]
     return "; ".join([*parts, f"unchecked {', '.join(quicker)}"] if quicker else parts)
-
-
-def of_an_image(benchmark: Any, statistic: str) -> float:
-    """Seconds; a call of several readers moves not as many images for each backend."""
-    return float(benchmark[statistic] / benchmark.extra_info["images_per_call"])
 
 
 def kind_of(fact: dict[str, Any]) -> str:

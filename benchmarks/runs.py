@@ -34,7 +34,8 @@ class Spread(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, stats: dict[str, Any]) -> "Spread":
+    def of(cls, stats: Any) -> "Spread":
+        """From what pytest-benchmark says of a cell, measured or saved."""
         low, high = ("q1", "q3") if stats["rounds"] >= QUARTILES_FROM else ("min", "max")
         return cls(*(positive(stats[name]) for name in (low, "median", high)))
 
