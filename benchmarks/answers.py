@@ -90,7 +90,7 @@ def candidates(use: Use) -> Iterable[str]:
 def prices(use: Use, cutoff: int, cells: Mapping[Place, Cell]) -> dict[str, Spread]:
     """What an image costs with each backend but the floor: seconds, or bytes."""
     backends = dict.fromkeys(place.backend for place in cells if place.cutoff == cutoff and place.backend != FLOOR)
-    found = {}
+    found: dict[str, Spread] = {}
     for backend in backends:
         if not use.operations:
             found |= disk_price(cutoff, backend, cells)

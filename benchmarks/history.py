@@ -153,8 +153,8 @@ class Changes:
         changes = [change if apart else 0.0 for change, apart in known] or [0.0]
         factor = NOISE_FACTOR if min(len(before), len(after)) >= ENOUGH else STRAY_FACTOR
         width = math.sqrt((1 / len(before) + 1 / len(after)) / 2)
-        change = median(changes)
-        return Change(change, abs(change) > max(math.log(LEAST_STEP), factor * self.noise * width), abs(fmean(changes)) / width)
+        change, least = median(changes), max(math.log(LEAST_STEP), factor * self.noise * width)
+        return Change(change, abs(change) > least, abs(fmean(changes)) / width)
 
 
 class Change(NamedTuple):

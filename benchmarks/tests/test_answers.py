@@ -24,7 +24,13 @@ def batches(tmp_path: Path, medians: dict[str, float], cutoff: int = 1000, **fac
 
 def test_each_use_has_an_answer(tmp_path: Path) -> None:
     cells = found(tmp_path, grid())
-    assert [list(given.best) for use in USES if (given := answer(use, cells))] == [["hdf5"], ["hdf5"], ["hdf5"], ["disk", "lmdb", "hdf5"], ["hdf5"]]
+    assert [list(given.best) for use in USES if (given := answer(use, cells))] == [
+        ["hdf5"],
+        ["hdf5"],
+        ["hdf5"],
+        ["disk", "lmdb", "hdf5"],
+        ["hdf5"],
+    ]
 
 
 def test_the_fastest_is_best_and_the_next_is_told(tmp_path: Path) -> None:
