@@ -3,7 +3,7 @@
 The rules are in `USES` and stand on the page; nothing but the run's own cells goes into an answer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,26 +65,23 @@ class Answer:
 def answer(use: Use, cells: Mapping[Place, Cell]) -> Answer | None:
     """At the most images that most of our backends were measured with; None for a use that was not measured."""
     measured = {cutoff: prices(use, cutoff, cells) for cutoff in sorted({place.cutoff for place in cells})}
-    ours = {cutoff: {name: of[name] for name in candidates(use) if name in of} for cutoff, of in measured.items()}
+    ours = {cutoff: {name: of[name] for name in use.only or BACKENDS if name in of} for cutoff, of in measured.items()}
     most = max(map(len, ours.values()), default=0)
     if most < 2:
         return None
     full = {cutoff: of for cutoff, of in ours.items() if len(of) == most}
     cutoff = max(full)
-    others = set() if use.only else measured[cutoff].keys() - BACKENDS.keys()
-    best, first = no_difference(full[cutoff]), min(full[cutoff].values(), key=lambda price: price.median)
+    best = no_difference(full[cutoff])
+    first, others = full[cutoff][best[0]], set() if use.only else measured[cutoff].keys() - BACKENDS.keys()
+    less = {name: price for name in others if (price := measured[cutoff][name]).high < first.low}
     return Answer(
         use,
         cutoff,
         {name: full[cutoff][name].median for name in best},
         cheapest(first, {name: price for name, price in full[cutoff].items() if name not in best}),
-        better(first, {name: price for name, price in measured[cutoff].items() if name in others}),
+        cheapest(first, less),
         {count: names for count, of in full.items() if set(names := no_difference(of)) != set(best)},
     )
-
-
-def candidates(use: Use) -> Iterable[str]:
-    return use.only or BACKENDS
 
 
 def prices(use: Use, cutoff: int, cells: Mapping[Place, Cell]) -> dict[str, Spread]:
@@ -114,16 +111,9 @@ def no_difference(prices: Mapping[str, Spread]) -> tuple[str, ...]:
 
 
 def cheapest(first: Spread, prices: Mapping[str, Spread]) -> tuple[str, float] | None:
+    """The one with the least median, and how many times as much it takes as the first, or the first as it."""
     if not prices:
         return None
     name = min(prices, key=lambda name: prices[name].median)
-    return name, prices[name].median / first.median
-
-
-def better(first: Spread, prices: Mapping[str, Spread]) -> tuple[str, float] | None:
-    """The cheapest of other formats, where it beats the first beyond their intervals."""
-    less = {name: price for name, price in prices.items() if price.high < first.low}
-    if not less:
-        return None
-    name = min(less, key=lambda name: less[name].median)
-    return name, first.median / less[name].median
+    ratio = prices[name].median / first.median
+    return name, max(ratio, 1 / ratio)

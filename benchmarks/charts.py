@@ -174,9 +174,10 @@ def draw(axes: Axes, lines: Sequence[Line], x: Axis, scale: Scale) -> None:
         if not is_other(line.backend):  # many grey strokes would hide the others
             axes.vlines(at, [f.low for f in figures], [f.high for f in figures], colors=style["color"], linewidth=1)
     spreads = [spread for line in lines for spread in line.points.values()]
-    scaled(axes, "x", x, sorted({value for line in lines for value in line.points}))
+    places = sorted({value for line in lines for value in line.points})
+    scaled(axes, "x", x, places)
     scaled(axes, "y", scale.axis, [min(s.low for s in spreads), max(s.high for s in spreads)])
-    axes.xaxis.set_major_locator(FixedLocator(sorted({value for line in lines for value in line.points})))
+    axes.xaxis.set_major_locator(FixedLocator(places))
     axes.grid(color=TEXT, alpha=0.15, linewidth=0.6)
     axes.set_axisbelow(True)
     name_the_best_other(axes, lines, scale.best)
@@ -236,14 +237,19 @@ def in_words(lines: Sequence[Line], x: Axis, scale: Scale) -> str:
 Figures = Callable[[Cell], Spread | None]
 
 
+def lines_through(points: Iterable[tuple[str, float, Spread | None]]) -> list[Line]:
+    """A line for each backend through its points, of which some may be unknown."""
+    found: dict[str, dict[float, Spread]] = {}
+    for backend, at, spread in points:
+        if spread:
+            found.setdefault(backend, {})[at] = spread
+    return [Line(backend, found[backend]) for backend in sorted(found, key=rank)]
+
+
 def lines_of(operation: str, cells: Mapping[Place, Cell], figure: Figures) -> list[Line]:
     """A line for each backend over the number of images, of one operation."""
-    points: dict[str, dict[float, Spread]] = {}
-    for place, cell in cells.items():
-        spread = figure(cell) if place.operation == operation else None
-        if spread:
-            points.setdefault(place.backend, {})[place.cutoff] = spread
-    return [Line(backend, points[backend]) for backend in sorted(points, key=rank)]
+    chosen = ((place, cell) for place, cell in cells.items() if place.operation == operation)
+    return lines_through((place.backend, place.cutoff, figure(cell)) for place, cell in chosen)
 
 
 def over_floor(cells: Mapping[Place, Cell]) -> Figures:
@@ -274,25 +280,19 @@ def operation_charts(operation: str, cells: Mapping[Place, Cell], mark: str) -> 
 
 def disk_chart(cells: Iterable[Cell], mark: str) -> Chart | None:
     """Bytes on disk for an image; all operations of a backend share its store."""
-    points: dict[str, dict[float, Spread]] = {}
-    for cell in cells:
-        if cell.disk_bytes:
-            points.setdefault(cell.place.backend, {})[cell.place.cutoff] = Spread(*[cell.disk_bytes] * 3)
-    lines = [Line(backend, points[backend]) for backend in sorted(points, key=rank)]
+    known = [(cell.place, cell.disk_bytes) for cell in cells if cell.disk_bytes]
+    lines = lines_through((place.backend, place.cutoff, Spread(size, size, size)) for place, size in known)
     return line_chart(slug("bytes on disk", mark), "bytes on disk", lines, IMAGES, DISK)
 
 
 def readers_chart(operation: str, cells: Iterable[Cell], mark: str) -> Chart | None:
     """Images a second over the number of reading processes, at the most images; None for one number."""
-    points: dict[str, dict[float, Spread]] = {}
     chosen = [cell for cell in cells if cell.place.operation == operation]
     most = max((cell.place.cutoff for cell in chosen), default=0)
-    for cell in chosen:
-        if cell.place.cutoff == most:
-            points.setdefault(cell.place.backend, {})[cell.setting.readers] = cell.rate
-    if len({readers for of in points.values() for readers in of}) < 2:
+    largest = [cell for cell in chosen if cell.place.cutoff == most]
+    if len({cell.setting.readers for cell in largest}) < 2:
         return None
-    lines = [Line(backend, points[backend]) for backend in sorted(points, key=rank)]
+    lines = lines_through((cell.place.backend, cell.setting.readers, cell.rate) for cell in largest)
     return line_chart(
         slug(operation, "readers", mark), f"{operation}: processes, {most:,} images", lines, READERS, RATE
     )

@@ -126,7 +126,6 @@ class Cell:
 class Run:
     """A saved run. made_of: what `terms.recorded` gave. commit_time: of the commit, or `when` where it is unknown."""
 
-    path: str
     when: datetime
     commit: str
     commit_time: datetime
@@ -169,7 +168,7 @@ def read_run(path: Path) -> Run:
         document = json.loads(path.read_text(encoding="utf-8"))
         # half of a character, as of a folder's name that is no text, could not be written again
         written = json.dumps(document, ensure_ascii=False).encode(errors="replace")
-        return _run(str(path), json.loads(written))
+        return _run(json.loads(written))
     except OSError as error:
         raise RunError(f"{path}: it cannot be read ({error.strerror}); {EXPECTED}") from None
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
@@ -177,7 +176,7 @@ def read_run(path: Path) -> Run:
         raise RunError(f"{path}: this is no saved run of imgstore's benchmarks ({why}); {EXPECTED}") from None
 
 
-def _run(path: str, document: dict[str, Any]) -> Run:
+def _run(document: dict[str, Any]) -> Run:
     machine, commit = document["machine_info"], document["commit_info"]
     if not isinstance(machine.get("cpu") or {}, dict):
         raise ValueError("'cpu' is no object")
@@ -189,7 +188,7 @@ def _run(path: str, document: dict[str, Any]) -> Run:
         raise ValueError("it has no cell")
     commit_time = moment(commit["time"]) if commit.get("time") else when
     name = re.sub(r"^([0-9a-f]{7})[0-9a-f]{3,}$", r"\1", str(commit["id"])) + ("+" if commit.get("dirty") else "")
-    return Run(path, when, name, commit_time, machine, made_of, tuple(Cell.of(cell, cache) for cell in ours))
+    return Run(when, name, commit_time, machine, made_of, tuple(Cell.of(cell, cache) for cell in ours))
 
 
 def described(made_of: dict[str, Any]) -> dict[str, Any]:
