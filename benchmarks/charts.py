@@ -398,7 +398,7 @@ def name_the_runs(axes: Axes, runs: Sequence[str]) -> None:
     some = range(0, len(runs), -(-len(runs) // MOST_TICKS))
     aslant = sum(len(runs[number]) for number in some) > MOST_LETTERS
     look: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if aslant else {}
-    axes.set_xticks(some, [runs[number] for number in some], **look)
+    axes.set_xticks(some, [runs[number].replace(" ", "\n", 1) for number in some], **look)
     axes.set_xlim(-0.4, len(runs) - 0.6)
 
 
