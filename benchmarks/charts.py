@@ -200,9 +200,9 @@ def scaled(axes: Axes, which: str, what: Axis, values: Sequence[float]) -> None:
 
 def ticks(ratio: float) -> Locator:
     """For a logarithmic axis from something to `ratio` times as much: a handful."""
-    if ratio < 4:
+    if ratio < 10:
         return MaxNLocator(4)
-    return LogLocator(subs=(1, 2, 5) if ratio < 50 else (1,))
+    return LogLocator(subs=(1, 2, 5) if ratio < 50 else (1, 3) if ratio < 1000 else (1,))
 
 
 def name_the_best_other(axes: Axes, lines: Sequence[Line], best: Callable[..., float]) -> None:

@@ -230,3 +230,10 @@ def test_runs_of_a_long_history_have_names_that_do_not_overlap(tmp_path: Path) -
     ends = [label.get_window_extent().x1 for label in labels]  # where each label, aslant, meets the axis
     height = charts.STYLE["font.size"] / 72 * chart.figure.dpi
     assert 4 < len(labels) <= 8 and all(b - a > height * 2**0.5 for a, b in pairwise(ends))
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 6, 10, 49, 60, 900, 1e4, 1e6])
+@pytest.mark.parametrize("least", [1, 2.1, 4.5])
+def test_a_logarithmic_axis_has_a_handful_of_ticks(least: float, ratio: float) -> None:
+    seen = [tick for tick in charts.ticks(ratio).tick_values(least, least * ratio) if least <= tick <= least * ratio]
+    assert 2 < len(seen) < 8
