@@ -307,7 +307,8 @@ def terms_of(config: pytest.Config) -> Terms:
 def told_terms(config: pytest.Config) -> dict[str, Any]:
     """The terms of the run, as they are shown and recorded."""
     both = {"cold": "both"} if len(config.getoption("--cache")) > 1 else {}
-    return asdict(terms_of(config)) | both
+    elsewhere = {"readers": "other processes"} if config.getoption("--readers") else {}  # each with its share, by ids
+    return asdict(terms_of(config)) | both | elsewhere
 
 
 def run_directory(config: pytest.Config) -> str:

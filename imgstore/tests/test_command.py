@@ -330,9 +330,10 @@ def test_an_empty_folder_and_one_of_a_killed_writer_are_taken(photos: Path, dest
     assert len(held(dest)) == 4
 
 
-def test_a_store_that_is_damaged_is_still_taken_for_one(photos: Path, dest: Path, run: Run) -> None:
-    dest.mkdir()
-    (dest / "CURRENT").write_bytes(b"imgstore \0\0\0")
+@pytest.mark.parametrize("current", [b"imgstore \0\0\0", b"", bytes(2 << 20)])
+def test_a_store_that_is_damaged_is_still_taken_for_one(photos: Path, dest: Path, run: Run, current: bytes) -> None:
+    assert run("convert", photos, dest, "--backend=lmdb").status == 0
+    (dest / "CURRENT").write_bytes(current)
     must_be_refused(run("convert", photos, dest, "--backend=lmdb"), 2, f"there is a store at {dest} already")
     assert run("convert", photos, dest, "--backend=lmdb", "--replace").status == 0
     assert len(held(dest)) == 4
