@@ -6,7 +6,7 @@ was. A step is a change beyond theirs from the runs before it to those after it.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise, product
@@ -23,6 +23,7 @@ NOISE_FACTOR = 5.0
 STRAY_FACTOR = 8.0  # where fewer than ENOUGH runs stand on a side, which may be strays
 ENOUGH = 3
 WINDOW = 5  # runs on either side of a step; over more, a machine changes
+TOGETHER_FROM = 4  # cells, from which on what they do together is known
 OWN_FROM = 3  # changes, from which on a cell's own noise is known
 TO_DEVIATION = 1.4826  # of a median absolute deviation, to estimate a standard deviation
 FEWEST_FLOORS = 2
@@ -84,16 +85,23 @@ def steps(cells: Sequence[Mapping[Key, Cell]], numbers: Sequence[int]) -> list[S
     compared = cache(lambda before, after: Comparison(own[before], own[after]))
     keys = dict.fromkeys(key for of in own for key in of if key.place.backend != FLOOR)
     all_changes = [Changes(key, [i for i, of in enumerate(own) if key in of], compared) for key in keys]
-    pooled: dict[bool, list[float]] = {True: [], False: []}
-    for changes in all_changes:
-        pooled[changes.storing] += changes.own
-    noise = {storing: deviation(of) for storing, of in pooled.items()}
+    noise = {storing: pooled(of for of in all_changes if of.storing == storing) for storing in (True, False)}
     found = []
     for changes in all_changes:
         changes.noise = max(changes.noise, noise[changes.storing])
         for before, after, change in changes.steps(changes.at):
             found.append(Step(numbers[before], numbers[after], changes.key, math.exp(change)))
     return sorted(found, key=lambda step: (step.after, -abs(math.log(step.ratio))))
+
+
+def pooled(all_changes: "Iterable[Changes]") -> float:
+    """The noise of these cells: how far each changes from a run to the next, beyond what they do together."""
+    together: dict[tuple[int, int], list[float]] = {}
+    for changes in all_changes:
+        for pair, change in changes.own.items():
+            together.setdefault(pair, []).append(change)
+    shifts = {pair: median(of) if len(of) >= TOGETHER_FROM else 0.0 for pair, of in together.items()}
+    return deviation([change - shifts[pair] for pair, of in together.items() for change in of])
 
 
 class Comparison:
@@ -131,10 +139,10 @@ class Changes:
 
     def __init__(self, key: Key, at: Sequence[int], compared: Callable[[int, int], Comparison]) -> None:
         self.key, self.at, self.compared, self.storing = key, at, compared, stores(key.place.operation)
-        neighbours = [compared(*pair) for pair in pairwise(at)]
-        self.own = [change for pair in neighbours if (change := pair.change(key)) is not None]
-        floors = [rest for pair in neighbours for rest in pair.rests.get(self.storing, ())]
-        self.noise = max(deviation(floors), deviation(self.own) if len(self.own) >= OWN_FROM else 0.0)
+        neighbours = {pair: compared(*pair) for pair in pairwise(at)}
+        self.own = {pair: change for pair, of in neighbours.items() if (change := of.change(key)) is not None}
+        floors = [rest for of in neighbours.values() for rest in of.rests.get(self.storing, ())]
+        self.noise = max(deviation(floors), deviation(self.own.values()) if len(self.own) >= OWN_FROM else 0.0)
 
     def steps(self, at: Sequence[int]) -> list[tuple[int, int, float]]:
         """Before, after and change of each that stands out among these runs: the clearest, then those beside it."""
@@ -165,6 +173,6 @@ class Change(NamedTuple):
     contrast: float
 
 
-def deviation(changes: Sequence[float]) -> float:
+def deviation(changes: Collection[float]) -> float:
     """From nothing, by the median, so that a few strays and a step do not count."""
     return TO_DEVIATION * median(map(abs, changes)) if changes else math.inf

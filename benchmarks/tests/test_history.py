@@ -9,6 +9,7 @@ import pytest
 from benchmarks.floor import FLOOR
 from benchmarks.history import History
 from benchmarks.tests.saved import document, grid, runs
+from imgstore import BACKENDS
 
 
 def run_of(
@@ -82,6 +83,17 @@ def test_less_than_a_tenth_is_no_step(tmp_path: Path, ratio: float) -> None:
 def test_within_the_floors_noise_is_no_step(tmp_path: Path) -> None:
     unsteady = {("read_many", FLOOR): 1.4, ("read_batch", FLOOR): 0.7, ("read_one", FLOOR): 1.3}
     assert found(tmp_path, run_of(1), run_of(2, {**unsteady, ("read_many", "hdf5"): 1.3})) == []
+
+
+@pytest.mark.parametrize("factors", [(1, 3), (1, 1, 3), (1, 3, 3)])
+def test_what_all_formats_do_together_is_a_step_however_few_the_runs(
+    tmp_path: Path, factors: tuple[float, ...]
+) -> None:
+    """As a slower checksum makes it."""
+    operations = ("read_many", "read_batch", "read_one", "read_single")
+    reading = [(operation, backend) for operation in operations for backend in BACKENDS]
+    documents = [run_of(day, dict.fromkeys(reading, of), noise=0.02) for day, of in enumerate(factors, 1)]
+    assert {step[:3] for step in found(tmp_path, *documents)} == {(factors.index(3), *cell) for cell in reading}
 
 
 def test_wide_intervals_hide_a_step(tmp_path: Path) -> None:
