@@ -25,36 +25,35 @@ memory and may be written to.
 else CorruptStoreError names the file. `verify=False` skips that, never the checks that keep the process
 alive. A checksum is no signature: run `imgstore.verify` on a store from a stranger before you read it.
 
+**More than one disk holds.** `imgstore.shards.store` makes a sharded store, a folder of stores, in this process or on
+a cluster; `open_reader` and `verify` take it as any other, under ids that run through all shards.
+
 Errors are in `imgstore.errors`. `python -m imgstore` makes stores of folders, of CIFAR-10 and of other stores.
 """
 
 import os
-from types import ModuleType
 
-from imgstore import disk, hdf5, lmdb
-from imgstore._generations import Generation, Root, open_live
-from imgstore._store import Backend, Reader
-from imgstore.errors import StoreNotFoundError
+from imgstore._backends import BACKENDS, backend_of
+from imgstore._generations import Root, open_live
+from imgstore._shards import ShardedReader, is_sharded, read_manifest, verify_shard
+from imgstore._store import Reader
 
 __all__ = ["BACKENDS", "Reader", "open_reader", "verify"]
-
-BACKENDS: dict[str, ModuleType] = {"disk": disk, "lmdb": lmdb, "hdf5": hdf5}
 
 
 def open_reader(root: Root, *, verify: bool = True) -> Reader:
     """A reader of the store at `root`, whatever its backend. Raises StoreNotFoundError, CorruptStoreError."""
-    return open_live(os.path.abspath(root), lambda found: Reader(_backend(found), found, verify))
+    path = os.path.abspath(root)
+    if is_sharded(path):
+        return ShardedReader(read_manifest(path), verify)
+    return open_live(path, lambda found: Reader(backend_of(found), found, verify))
 
 
 def verify(root: Root) -> None:
     """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
-    open_live(root, lambda found: _backend(found).verify_generation(found))
-
-
-def _backend(generation: Generation) -> Backend:
-    name = generation.backend
-    if name not in BACKENDS:
-        known = ", ".join(BACKENDS)
-        raise StoreNotFoundError(generation.root, f"this is a store of {name}, which is not among {known}")
-    backend: Backend = BACKENDS[name].BACKEND
-    return backend
+    path = os.path.abspath(root)
+    if not is_sharded(path):
+        open_live(root, lambda found: backend_of(found).verify_generation(found))
+        return
+    for shard in read_manifest(path).shards:
+        verify_shard(path, shard)

@@ -37,6 +37,7 @@ Root = str | os.PathLike[str]
 T = TypeVar("T")
 
 _ATTEMPTS = 100
+SHARDS, PLAN = "SHARDS", "PLAN"  # of a sharded store: see imgstore/_shards.py
 _FEW = 8  # files that are synced one by one
 _LARGEST_CURRENT = 4096
 _LARGEST_DESCRIPTION = 1 << 30
@@ -143,6 +144,8 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     `write` gets the directory and returns the DESCRIPTION. Whatever fails before CURRENT is replaced leaves
     the store as it was. The caller holds the writer's lock.
     """
+    if reason := sharded(root):
+        raise InvalidArgumentError("root", reason)
     if before := _live_name(root):
         _remove_generations(root, before)
     number = max((int(name.partition("-")[0]) for name in generations(root)), default=0) + 1
@@ -161,6 +164,15 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
             shutil.rmtree(path, ignore_errors=True)
         raise
     _remove_generations(root, name)
+
+
+def sharded(root: str) -> str | None:
+    """Why no ordinary store can be made at `root`: a sharded one is there, or what was stored of it. Else None."""
+    if os.path.lexists(os.path.join(root, SHARDS)):
+        return f"{root} is a sharded store; give another folder"
+    if os.path.lexists(os.path.join(root, PLAN)):
+        return f"{root} holds a part of another sharded store; remove it, or give another folder"
+    return None
 
 
 def make_durable(generation: Generation) -> None:
@@ -186,6 +198,14 @@ def read_file(path: str, largest: int) -> bytes:
         return os.read(descriptor, status.st_size)
     finally:
         os.close(descriptor)
+
+
+def replace_text(root: str, name: str, text: str, durable: bool = True) -> None:
+    """Let a file directly in `root` have this text, all or nothing."""
+    path = os.path.join(root, name)
+    _replace_file(path, f"{path}.new", durable, lambda new: write_file(new, text.encode()))
+    if durable:
+        _sync_with_parents(root)
 
 
 def write_file(path: str, data: bytes) -> None:
@@ -267,11 +287,7 @@ def _live_name(root: str) -> str | None:
 
 def _replace_current(root: str, backend: str, name: str, durable: bool, description: str) -> None:
     line = f"imgstore {FORMAT} {backend} {name} {'synced' if durable else 'unsynced'} {description}"
-    text = f"{line} {checksum(line.encode()):016x}\n".encode()
-    path = os.path.join(root, "CURRENT")
-    _replace_file(path, f"{path}.new", durable, lambda new: write_file(new, text))
-    if durable:
-        _sync_with_parents(root)
+    replace_text(root, "CURRENT", f"{line} {checksum(line.encode()):016x}\n", durable)
 
 
 def _replace_file(path: str, new: str, durable: bool, write: Callable[[str], None]) -> None:

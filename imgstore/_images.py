@@ -154,6 +154,8 @@ def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal) -> Iter
             first = seen
     if seen != len(labels):
         raise _mismatch(seen, labels)
+    if seen > first:  # where nobody knew that so many would come
+        yield Block(first, block[: seen - first], labels[first:seen])
 
 
 def _mismatch(images: int | str, labels: Labels) -> InvalidArgumentError:

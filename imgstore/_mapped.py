@@ -3,12 +3,12 @@
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
-from imgstore._images import Array, Block, Form, Labels
+from imgstore._images import Array, Block, Form, Labels, image_bytes
 from imgstore._store import Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
@@ -22,6 +22,7 @@ class View(NamedTuple):
 
 
 SINGLE = Contents(1, None, 1)
+_MOST_BYTES = 2**63 - 1  # of an array, as NumPy counts them
 
 
 class Mapped(Many):
@@ -29,6 +30,7 @@ class Mapped(Many):
 
     labels: Labels  # (count,) where `form` is not None; of the images that `view` or `take` was asked for
     checksums: Checksums  # likewise
+    addresses: Labels  # likewise: where the pixels of each block lie, 0 for a block that no `view` met yet
 
     def __init__(self, path: str, first: int, contents: Contents, verify: bool) -> None:
         self.path, self.first, self.verify = path, first, verify
@@ -99,6 +101,27 @@ class Mapped(Many):
 def _room(images: Array) -> Array:
     """An array for a block; where it is one image, that is what owns the memory."""
     return np.empty_like(images[0])[np.newaxis] if len(images) == 1 else np.empty_like(images)
+
+
+class _Memory:
+    """What NumPy takes for an array at an address."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], kind: str, strides: tuple[int, ...] | None = None) -> None:
+        told: dict[str, Any] = {"version": 3, "data": (address, True), "shape": shape, "typestr": kind}
+        self.__array_interface__ = told | {"strides": strides}
+
+
+def copies(addresses: Labels, form: Form) -> Array:
+    """The images of this form at these addresses, one at least, copied; the caller holds what is mapped there."""
+    shape, dtype = form
+    lowest = int(addresses.min())
+    span = int(addresses.max()) - lowest + 1
+    if span * image_bytes(form) > _MOST_BYTES:
+        return np.stack([np.asarray(_Memory(address, shape, dtype.str)) for address in addresses.tolist()])
+    strides = 1, *np.empty(shape, dtype).strides
+    # an image at every byte, of which NumPy gathers those that are asked for in one call
+    everywhere = np.asarray(_Memory(lowest, (span, *shape), dtype.str, strides))
+    return np.asarray(everywhere[addresses - lowest])
 
 
 def checksums_of(block: Block) -> tuple[Checksums, int]:

@@ -66,7 +66,7 @@ class Many:
         """One image, in memory of its own, and its label."""
         raise NotImplementedError
 
-    def gather(self, ids: Labels) -> tuple[Array, Labels]:
+    def gather(self, ids: Labels) -> tuple[Array | list[Array], Labels]:
         """The images and labels of these ids, in their order; asked only where `form` is not None."""
         raise NotImplementedError
 
@@ -271,11 +271,14 @@ class Reader(Sequence[Pair]):
         self._backend = backend
         self.generation = generation  # that it reads
         self._verify = verify
-        self._many: Many | None = backend.open_all(generation, verify)
         if singles is None:
             singles = np.array(generation.singles(backend.suffix), np.int64)
+        self._hold(backend.open_all(generation, verify), singles)
+
+    def _hold(self, many: Many, singles: Labels) -> None:
+        self._many: Many | None = many
         self._singles = singles
-        self._added = singles[singles >= self._many.count]
+        self._added = singles[singles >= many.count]
         self._replaced = frozenset(singles[: len(singles) - len(self._added)].tolist())
 
     @property
@@ -298,7 +301,7 @@ class Reader(Sequence[Pair]):
         forms = {(image.shape, image.dtype) for image, _ in singles.values()}
         if not many.form or not len(ids) or forms - {many.form}:
             known = singles if image_ids is not None else dict(enumerate(_pairs(many))) | singles
-            return _stacked([known.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist())])
+            return stacked([known.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist())])
         if not singles and image_ids is not None:
             return many.gather(ids)
         images, labels = np.empty((len(ids), *many.form[0]), many.form[1]), np.empty(len(ids), np.int64)
@@ -319,6 +322,16 @@ class Reader(Sequence[Pair]):
         counted = Counter(form for image_id, form in enumerate(forms) if image_id not in self._replaced)
         singles = (self._read_single(image_id)[0] for image_id in self._singles.tolist())
         return counted + Counter((image.shape, image.dtype) for image in singles)
+
+    def readers(self) -> Iterator["Reader"]:
+        """Of the stores that it reads: itself, or of a sharded one each shard's, good until the next one is drawn."""
+        self._open()
+        return iter([self])
+
+    def unreplaced(self) -> Many | None:
+        """What one store_many wrote, where no single was added to it or takes the place of one of its images."""
+        many = self._open()
+        return None if self._singles.size else many
 
     def close(self) -> None:
         """Let go of the store. Reading then raises ReaderClosedError; closing again does nothing."""
@@ -397,7 +410,7 @@ def _pairs(many: Many) -> Iterator[Pair]:
         yield from zip(owned, labels.tolist(), strict=True)
 
 
-def _stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:
+def stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:
     """Images and labels: one array where all have one form, else a list."""
     images = [image for image, _ in pairs]
     labels = np.fromiter((label for _, label in pairs), np.int64, len(pairs))

@@ -27,11 +27,12 @@ class InvalidArgumentError(ImgstoreError, ValueError):
 
 
 class UnsupportedImageError(ImgstoreError, ValueError):
-    """An image that the backend cannot hold without loss: `image_id` says which."""
+    """An image that the backend cannot hold without loss: `image_id` says which, of which `shard`."""
 
-    def __init__(self, image_id: int, message: str) -> None:
-        self.image_id = image_id
-        super().__init__(f"image {image_id}: {message}")
+    def __init__(self, image_id: int, message: str, shard: int | None = None) -> None:
+        self.image_id, self.reason, self.shard = image_id, message, shard
+        where = "" if shard is None else f"shard {shard}, "
+        super().__init__(f"{where}image {image_id}: {message}")
 
 
 class ImageNotFoundError(ImgstoreError, KeyError):
@@ -52,6 +53,10 @@ class SourceError(ImgstoreError, ValueError):
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         self.path, self.reason = os.fspath(path), reason
         super().__init__(f"{self.path}: {reason}")
+
+
+class ClusterError(ImgstoreError, RuntimeError):
+    """A cluster of Dask did not finish: its scheduler was lost, or a task ended worker after worker."""
 
 
 class ReaderClosedError(ImgstoreError, ValueError):

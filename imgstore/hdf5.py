@@ -107,6 +107,8 @@ class _File(Mapped):
         self._places = table[0].tolist() if table else []
         self._firsts = [place[0] for place in self._places]
         self._bytes = self._pixels.reshape(-1).view(np.uint8)
+        if self.form:
+            self.addresses = self._pixels.ctypes.data + np.arange(blocks) * (per_block * image_bytes(self.form))
         self._all = View(Block(first, self._pixels, self.labels), self.checksums, 0)
 
     def view(self, image_id: int) -> View:

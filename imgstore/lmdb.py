@@ -29,12 +29,11 @@ from typing import Any
 import lmdb
 import lmdb.verify
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from imgstore._checksums import checksum
 from imgstore._generations import Generation, descriptor_path, open_file
 from imgstore._images import BYTES_BESIDE_PIXELS, Array, Block, Form, Labels, form_of, image_bytes
-from imgstore._mapped import SINGLE, Mapped, View, checksums_of
+from imgstore._mapped import SINGLE, Mapped, View, checksums_of, copies
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
@@ -111,7 +110,7 @@ class _Environment(Mapped):
         self._views: dict[int, View] = {}  # by number of the block, where all have one form
         if self.form:
             self.labels, self.checksums = np.empty(self.count, np.int64), np.empty(self.count, np.uint64)
-            self._addresses = np.zeros(-(-self.count // self.per_block), np.int64)  # of the blocks' pixels, once viewed
+            self.addresses = np.zeros(-(-self.count // self.per_block), np.int64)
 
     def view(self, image_id: int) -> View:
         if not self.form:
@@ -122,21 +121,15 @@ class _Environment(Mapped):
             rows = slice(view.block.first, view.block.first + len(view.checksums))
             self.labels[rows], self.checksums[rows] = view.block.labels, view.checksums
             self._views[number] = view
-            self._addresses[number] = view.block.images.ctypes.data
+            self.addresses[number] = view.block.images.ctypes.data
         return self._views[number]
 
     def take(self, ids: Labels) -> Array:
         assert self.form is not None
         numbers, rows = np.divmod(ids, self.per_block)
-        for image_id in ids[self._addresses[numbers] == 0].tolist():
+        for image_id in ids[self.addresses[numbers] == 0].tolist():
             self.view(image_id)
-        addresses = self._addresses[numbers] + rows * image_bytes(self.form)
-        lowest = self._views[int(numbers[addresses.argmin()])].block.images
-        offsets = addresses - lowest.ctypes.data
-        shape, strides = (int(offsets.max()) + 1, *self.form[0]), (1, *lowest.strides[1:])
-        # an image at every byte of the map, of which NumPy gathers those at the offsets in one call
-        everywhere = as_strided(lowest, shape, strides, writeable=False)
-        return np.asarray(everywhere[offsets])
+        return copies(self.addresses[numbers] + rows * image_bytes(self.form), self.form)
 
     def block(self, image_id: int) -> View:
         try:

@@ -3,6 +3,7 @@
 Each is a sequence of (image, label), in which an image is read when it is asked for.
 """
 
+import copy
 import io
 import os
 import pickle
@@ -10,13 +11,15 @@ import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from imgstore import Reader, open_reader
+from imgstore._checksums import checksum
+from imgstore._shards import is_sharded
 from imgstore.errors import SourceError
 
 Array = NDArray[Any]
@@ -35,16 +38,16 @@ PICKLED_NAMES = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.d
 def open_source(location: str | os.PathLike[str]) -> "Source":
     """The images at `location`.
 
-    A file must be a tar file of CIFAR-10. A folder is a store if it holds CURRENT, and CIFAR-10 if it holds a batch
-    of it, or the folder that its tar file unpacks to; else it is searched for image files. Raises SourceError, and
-    for a store what `open_reader` raises.
+    A file must be a tar file of CIFAR-10. A folder is a store if it holds CURRENT or SHARDS, and CIFAR-10 if it
+    holds a batch of it, or the folder that its tar file unpacks to; else it is searched for image files. Raises
+    SourceError, and for a store what `open_reader` raises.
     """
     path = Path(location)
     if os.path.isfile(path):
         return Cifar10(path)
     if not os.path.isdir(path):
         raise SourceError(path, f"there is no such file or folder; {EXPECTED}")
-    if os.path.lexists(path / "CURRENT"):
+    if os.path.lexists(path / "CURRENT") or is_sharded(str(path)):
         return open_reader(path)
     for folder in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin"):
         if any(os.path.isfile(folder / name) for name in BATCHES):
@@ -86,6 +89,12 @@ class ImageFolder(Sequence[Pair]):
 
     def __getitem__(self, position: int) -> Pair:  # type: ignore[override]  # no slices
         return read_image(self.paths[position]), int(self.labels[position])
+
+    def part(self, positions: Sequence[int]) -> Self:
+        """The files at these positions alone."""
+        part = copy.copy(self)
+        part.paths, part.labels = [self.paths[position] for position in positions], self.labels[positions]
+        return part
 
     def _note(self, error: OSError) -> None:
         self.unlisted.append(SourceError(error.filename, reason_of(error)))
@@ -160,8 +169,45 @@ class Cifar10(Sequence[Pair]):
     def __getitem__(self, position: int) -> Pair:  # type: ignore[override]  # no slices
         return self.images[position], int(self.labels[position])
 
+    def part(self, positions: Sequence[int]) -> Self:
+        """The images at these positions alone."""
+        part = copy.copy(self)
+        part.images, part.labels = self.images[positions], self.labels[positions]
+        return part
+
+
+class ReaderPart(Sequence[Pair]):
+    """The images at some positions of a reader."""
+
+    def __init__(self, reader: Reader, positions: Sequence[int]) -> None:
+        self.reader, self.positions = reader, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Pair:  # type: ignore[override]  # no slices
+        return self.reader[self.positions[index]]
+
 
 Source = Reader | Cifar10 | ImageFolder
+
+
+def part_of(source: Source, positions: Sequence[int]) -> Sequence[Pair]:
+    """The images at these positions, which can be sent to another process without the others."""
+    return ReaderPart(source, positions) if isinstance(source, Reader) else source.part(positions)
+
+
+def fingerprint(source: Source) -> str:
+    """A text that is another one where images were added, left out or changed: told without reading image files."""
+    if isinstance(source, Cifar10):
+        return f"{checksum(source.images):016x} {checksum(source.labels):016x}"
+    if isinstance(source, ImageFolder):
+        paths = list(map(str, source.paths))
+    else:  # in the path of a generation is its name, which no other has
+        paths = [reader.generation.path("singles") for reader in source.readers()]
+    states = ((path, os.stat(path)) for path in paths)
+    told = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states)
+    return f"{checksum(told.encode(errors='surrogateescape')):016x}"
 
 
 def _batch_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

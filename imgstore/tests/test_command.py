@@ -21,6 +21,7 @@ from PIL import Image
 import imgstore
 from imgstore import BACKENDS, __main__
 from imgstore.errors import StoreBusyError
+from imgstore.sources import fingerprint, open_source
 from imgstore.tests.checks import Record, current, files, read_back, record, records
 from imgstore.tests.strategies import Array, pixels
 
@@ -284,6 +285,12 @@ BAD_ARGUMENTS = [
     (["verify", "{photos}"], "{photos}: there is no imgstore store here"),
     (["info", "{photos}/top.png"], "{photos}/top.png: there is no imgstore store here"),
     (["verify"], "the following arguments are required: ROOT"),
+    (["convert", "{photos}", "{dest}", "--backend=disk", "--shard-images=0"], "argument --shard-images: invalid"),
+    (["convert", "{photos}", "{store}", "--backend=disk", "--shard-images=2"], "root: {store} holds other files"),
+    (
+        ["convert", "{photos}", "{dest}", "--backend=disk", "--shard-images=2", "--replace"],
+        "--replace: shards do not take the place of a store; give another DEST",
+    ),
     (["info", "{store}", "--json"], "unrecognized arguments: --json"),
 ]
 
@@ -474,6 +481,113 @@ def test_info_reads_no_pixels(
     for name in ("read", "gather", "read_blocks"):
         monkeypatch.setattr(many, name, None)
     assert told(run("info", dest))["images"] == "4"
+
+
+def test_a_folder_is_converted_to_shards(backend: ModuleType, photos: Path, dest: Path, run: Run) -> None:
+    ended = run("convert", photos, dest, "--backend", names(backend), "--shard-images=3")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == f"{dest}: 4 images in 2 shards, stored and read back\n"
+    assert list(held(dest).values()) == records([PHOTOS[name] for name in IN_ORDER], LABELS)
+    assert backend.read_single(dest / "shard-000001", 0)[1] == 1
+    assert run("verify", dest).out == f"{dest}: everything is as it was stored\n"
+    entries = told(run("info", dest))
+    size = sum(path.stat().st_size for path in dest.glob("shard-*/0*/**/*") if path.is_file())
+    assert entries == {
+        "backend": names(backend),
+        "images": "4",
+        "shapes": "4x5x3 uint8 (2), 7x3 uint8 (1), 2x2x4 uint8 (1)",
+        "pixels": "157 bytes",
+        "files": f"{size:,} bytes",
+        "shards": "2, synced",
+        "format": "2",
+    }
+
+
+@pytest.mark.parametrize("of", ["store", "sharded store", "CIFAR-10"])
+def test_other_sources_are_converted_to_shards(of: str, tmp_path: Path, dest: Path, run: Run) -> None:
+    """What is read of them again is the same."""
+    planes, source = pixels(1, (12, 3, 32, 32), BYTE), tmp_path / "source"
+    source.mkdir()
+    for i, name in enumerate([*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]):
+        batch = [bytes([label % 10]) + planes[label].tobytes() for label in (2 * i, 2 * i + 1)]
+        (source / name).write_bytes(b"".join(batch))
+    if of != "CIFAR-10":
+        shard = ["--shard-images=7"] if of == "sharded store" else []
+        assert run("convert", source, tmp_path / "store", "--backend=hdf5", *shard).status == 0
+        source = tmp_path / "store"
+    assert run("convert", source, dest, "--backend=lmdb", "--shard-images=5").status == 0
+    labels = [label % 10 for label in range(12)]
+    assert list(held(dest).values()) == records(planes.transpose(0, 2, 3, 1), labels)
+    assert len(list(dest.glob("shard-*"))) == 3
+    assert run("convert", dest, tmp_path / "whole", "--backend=disk").status == 0
+    assert held(tmp_path / "whole") == held(dest)
+
+
+def test_a_conversion_to_shards_that_was_stopped_goes_on(photos: Path, dest: Path, run: Run) -> None:
+    broken = photos / "top.png"  # image 2 of 4
+    whole, times = broken.read_bytes(), broken.stat()
+    broken.write_bytes(whole[:-30] + bytes(30))
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    command = "convert", photos, dest, "--backend=lmdb", "--shard-images=1"
+    must_be_refused(run(*command), 1, f"{broken}: ", "--skip-unreadable leaves such files out")
+    must_be_refused(run("verify", dest), 2, f"{dest}: there is no imgstore store here")
+    generation = current(dest / "shard-000000")[3]
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    must_be_refused(run(*command), 2, f"root: {dest} holds a part of another sharded store; remove it")
+    must_be_refused(run(*command[:-2], "--backend=hdf5"), 2, f"DEST: {dest} holds a part of another sharded store")
+    broken.write_bytes(whole)
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run(*command).status == 0
+    assert current(dest / "shard-000000")[3] == generation
+    assert list(held(dest).values()) == records([PHOTOS[name] for name in IN_ORDER], LABELS)
+
+
+def test_a_store_in_which_an_image_was_replaced_is_another_source(backend: ModuleType, store: Path) -> None:
+    before = fingerprint(open_source(store))
+    assert fingerprint(open_source(store)) == before
+    backend.store_single(store, PHOTOS["top.png"], 1, 1)
+    assert fingerprint(open_source(store)) != before
+
+
+def test_an_image_of_a_shard_that_cannot_be_stored_is_named(
+    photos: Path, dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgstore.disk._LARGEST_PIXELS", 20)
+    for name in ("ant/2.png", "ant/3.png"):
+        Image.fromarray(pixels(1, (2, 2), BYTE)).save(photos / name)
+    Image.fromarray(pixels(1, (5, 5), BYTE)).save(photos / "zebra/1.png")
+    ended = run("convert", photos, dest, "--backend=disk", "--shard-images=2")
+    must_be_refused(ended, 1, f"{photos / 'zebra/1.png'}: shard 1, image 1: has 5 x 5 pixels")
+
+
+def test_unreadable_files_are_left_out_of_shards(photos: Path, dest: Path, run: Run) -> None:
+    (photos / "ant/2.png").write_bytes(b"no image")
+    ended = run("convert", photos, dest, "--backend=hdf5", "--shard-images=2", "--skip-unreadable")
+    assert ended.status == 0
+    assert list(held(dest).values()) == records([PHOTOS[name] for name in IN_ORDER[1:]], LABELS[1:])
+
+
+def test_ids_with_gaps_do_not_go_into_shards(backend: ModuleType, store: Path, dest: Path, run: Run) -> None:
+    backend.store_single(store, PHOTOS["top.png"], 5, 1)
+    ended = run("convert", store, dest, "--backend=hdf5", "--shard-images=2")
+    must_be_refused(ended, 2, f"--shard-images: there are gaps in the ids of {store}, which shards do not keep")
+    assert not dest.exists()
+
+
+def test_what_has_no_shards_needs_no_scheduler(photos: Path, store: Path, dest: Path, run: Run) -> None:
+    scheduler = "--scheduler=tcp://127.0.0.1:1"
+    must_be_refused(run("convert", photos, dest, "--backend=hdf5", scheduler), 2, "--scheduler: only shards")
+    must_be_refused(run("verify", store, scheduler), 2, f"--scheduler: {store} is no sharded store")
+
+
+def test_dask_is_asked_for_where_it_is_not_installed(
+    photos: Path, dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    ended = run("convert", photos, dest, "--backend=hdf5", "--shard-images=2", "--scheduler=tcp://127.0.0.1:1")
+    reason = "--scheduler: Dask is not installed; pip install -r imgstore/requirements-dask.txt"
+    must_be_refused(ended, 2, reason)
+    assert (Path(__file__).parents[2] / "imgstore/requirements-dask.txt").is_file() and not dest.exists()
 
 
 def test_the_commands_of_the_readme(photos: Path, dest: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import imgstore
+from imgstore import shards
 from imgstore.tests.checks import python_of_the_readme, record, records
 from imgstore.tests.strategies import pixels
 
@@ -72,7 +73,7 @@ def test_the_readme(backend: ModuleType, tmp_path: Path, torch: Any, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.utils.data, "DataLoader", partial(torch.utils.data.DataLoader, **FORKED))
     names: dict[str, Any] = {}
-    _, one_size, many_sizes = python_of_the_readme()
+    _, one_size, many_sizes, *_ = python_of_the_readme()
     backend.store_many("photos", IMAGES, LABELS, durable=False)
     exec(one_size, names)
     assert read([(names["images"], names["labels"])]) == records(IMAGES, LABELS)
@@ -89,6 +90,13 @@ def test_an_error_in_a_worker_tells_what_ours_does(tmp_path: Path, torch: Any) -
     loader = torch.utils.data.DataLoader(imgstore.open_reader(tmp_path), BATCH, num_workers=1, **FORKED)
     with pytest.raises(RuntimeError, match=f"CorruptStoreError: {path}: image 3: is not the PNG that was stored"):
         list(loader)
+
+
+def test_a_sharded_store_is_read_like_any_other(backend: ModuleType, tmp_path: Path, torch: Any) -> None:
+    pairs = list(zip(IMAGES, LABELS, strict=True))
+    shards.store(tmp_path, [pairs[:30], pairs[30:31], pairs[31:]], backend=backend.BACKEND.name)
+    loader = torch.utils.data.DataLoader(imgstore.open_reader(tmp_path), BATCH, shuffle=True, num_workers=WORKERS)
+    assert read(loader) == records(IMAGES, LABELS)
 
 
 @pytest.mark.parametrize(("shape", "code"), FORMS)

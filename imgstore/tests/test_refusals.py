@@ -13,6 +13,7 @@ from PIL import Image
 
 from imgstore import BACKENDS, errors
 from imgstore.errors import (
+    ClusterError,
     CorruptStoreError,
     ImageNotFoundError,
     ImgstoreError,
@@ -323,6 +324,8 @@ def test_a_store_holds_only_what_it_should(backend: ModuleType, write: str, stor
 ERRORS: list[tuple[ImgstoreError, type[Exception]]] = [
     (InvalidArgumentError("labels", "a message"), ValueError),
     (UnsupportedImageError(3, "a message"), ValueError),
+    (UnsupportedImageError(3, "a message", 5), ValueError),
+    (ClusterError("a message"), RuntimeError),
     (ImageNotFoundError(3, "/a/path"), KeyError),
     (SourceError("/a/path", "a message"), ValueError),
     (ReaderClosedError("a message"), ValueError),

@@ -1,0 +1,301 @@
+"""Sharded stores: a folder of stores, and SHARDS, which lists them; read under ids that run through all of them.
+
+    root/SHARDS             a line for each shard: folder, count, shape and dtype where all agree, and generation
+                            and checksum of DESCRIPTION as the shard's CURRENT tells them; then a checksum
+    root/shard-000017/      a store of any backend, whole in itself
+    root/PLAN               while shards are being stored: what is to become of them
+
+SHARDS is written when all shards are whole, and they stay as they are then. A shard in which an image was replaced
+singly is read; one that was itself replaced, restored or added to is not, for its ids would be others.
+"""
+
+import itertools
+import os
+import re
+import resource
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgstore._backends import backend_of
+from imgstore._checksums import checksum, image_checksums
+from imgstore._generations import SHARDS, Generation, open_live, read_file
+from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
+from imgstore._mapped import Mapped, copies
+from imgstore._store import Backend, Many, Pair, Reader, stacked
+from imgstore.errors import CorruptStoreError, StoreNotFoundError, StoreReplacedError
+
+T = TypeVar("T")
+
+SHARDS_FORMAT = 1
+_TITLE = f"imgstore-shards {SHARDS_FORMAT}"
+_LARGEST_MANIFEST = 1 << 30
+_SHARD = re.compile(
+    r"(shard-\d{6,9}) (\d{1,19}) (?:(\d{1,15}(?:x\d{1,15}){1,2}) ([<|]\w\d{1,2})|mixed) "
+    r"(\d{6,18}-[0-9a-f]{6}) ([0-9a-f]{16})"
+)
+_NUMBER: Form = (), np.dtype(np.int64)
+
+
+class Shard(NamedTuple):
+    """What SHARDS tells of a shard."""
+
+    name: str
+    images: int
+    form: Form | None  # of all its images, where they agree
+    generation: str
+    checksum: str  # of its DESCRIPTION
+
+    @classmethod
+    def of(cls, generation: Generation) -> "Shard":
+        """What SHARDS is to tell of a shard that has this generation."""
+        told, name = generation.description, os.path.basename(generation.root)
+        form = form_of(told.get("shape"), told.get("dtype"))
+        return cls(name, told.get("count", -1), form, generation.name, generation.checksum)
+
+    def line(self) -> str:
+        form = f"{'x'.join(map(str, self.form[0]))} {self.form[1].str}" if self.form else "mixed"
+        return f"{self.name} {self.images} {form} {self.generation} {self.checksum}"
+
+
+class Manifest(NamedTuple):
+    """SHARDS, as read."""
+
+    root: str
+    shards: list[Shard]
+    checksum: str
+
+
+def shard_name(number: int) -> str:
+    """The folder of a shard."""
+    return f"shard-{number:06d}"
+
+
+def manifest_text(shards: list[Shard]) -> str:
+    text = "".join(f"{line}\n" for line in (_TITLE, *(shard.line() for shard in shards)))
+    return f"{text}{checksum(text.encode()):016x}\n"
+
+
+def is_sharded(root: str) -> bool:
+    """Whether `root` holds SHARDS, so that it is a sharded store."""
+    return os.path.lexists(f"{root}/{SHARDS}")
+
+
+def read_manifest(root: str) -> Manifest:
+    """Raises StoreNotFoundError where there is no SHARDS, CorruptStoreError where it is not what was written."""
+    path = f"{root}/{SHARDS}"
+    try:
+        content = read_file(path, _LARGEST_MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreNotFoundError(root, "there is no sharded store here") from None
+    body, digest = content[:-17], content[-17:]
+    if digest != b"%016x\n" % checksum(body):
+        raise CorruptStoreError(path, "does not match its own checksum")
+    title, *lines = body.decode("ascii", "replace").splitlines() or [""]
+    if title != _TITLE:
+        raise CorruptStoreError(path, f"is of another version of the format, which is {SHARDS_FORMAT} here")
+    shards = [_shard(line, number, path) for number, line in enumerate(lines)]
+    if sum(shard.images for shard in shards) >= 2**63:
+        raise CorruptStoreError(path, "lists more images than there are ids")
+    return Manifest(root, shards, digest[:-1].decode())
+
+
+def _shard(line: str, number: int, path: str) -> Shard:
+    told = _SHARD.fullmatch(line)
+    if not told:
+        raise CorruptStoreError(path, f"does not list {shard_name(number)} as it should")
+    form = form_of(tuple(map(int, told[3].split("x"))), told[4]) if told[3] else None
+    return Shard(told[1], int(told[2]), form, told[5], told[6])
+
+
+def open_shard(root: str, shard: Shard, open_generation: Callable[[Backend, Generation, Labels], T]) -> T:
+    """`open_generation` of the shard and its singles, if it is the one that SHARDS lists.
+
+    Raises StoreReplacedError where it is another, CorruptStoreError where it is missing or damaged.
+    """
+    path = f"{root}/{shard.name}"
+
+    def listed(generation: Generation) -> T:
+        backend = backend_of(generation)
+        singles = np.array(generation.singles(backend.suffix), np.int64)
+        if Shard.of(generation) != shard or (singles >= shard.images).any():
+            message = "is not as SHARDS lists it: it was replaced, restored or added to on its own"
+            raise StoreReplacedError(path, f"{message}; put back the one that was there, or store all anew")
+        return open_generation(backend, generation, singles)
+
+    if not os.path.lexists(f"{path}/CURRENT"):
+        raise CorruptStoreError(path, "is missing, though SHARDS lists it; put it back, or store all anew")
+    return open_live(path, listed)
+
+
+def verify_shard(root: str, shard: Shard) -> None:
+    """Read everything in it and check it."""
+    open_shard(root, shard, lambda backend, generation, _: backend.verify_generation(generation))
+
+
+class _Open(NamedTuple):
+    """The shards that are open. It never changes: who reads holds it, and with it all that is mapped."""
+
+    readers: dict[int, Reader]
+    # for each shard the addresses of its `addresses`, `labels` and `checksums`, and how many images a block has;
+    # 0 where it is not open, or cannot be read by address
+    places: NDArray[np.int64]  # (4, shards)
+
+    def without_others(self, numbers: list[int]) -> "_Open":
+        kept = {number: self.readers[number] for number in numbers if number in self.readers}
+        return _Open({}, np.zeros_like(self.places)).and_also(kept)
+
+    def and_also(self, readers: dict[int, Reader]) -> "_Open":
+        places = self.places.copy()
+        for number, reader in readers.items():
+            places[:, number] = _place(reader)
+        return _Open(self.readers | readers, places)
+
+
+def _place(reader: Reader) -> tuple[int, int, int, int]:
+    """A column of `places`."""
+    many = reader.unreplaced()
+    if not isinstance(many, Mapped) or not many.form:
+        return 0, 0, 0, 0
+    addresses, labels, checksums = (each.ctypes.data for each in (many.addresses, many.labels, many.checksums))
+    return addresses, labels, checksums, many.per_block
+
+
+class _Shards(Many):
+    """The images of all shards. A shard is opened when it is first read, and few stay open."""
+
+    def __init__(self, manifest: Manifest, verify: bool) -> None:
+        self.manifest, self._verify, self._most = manifest, verify, _most_open()
+        *firsts, self.count = itertools.accumulate((shard.images for shard in manifest.shards), initial=0)
+        self._firsts = np.array(firsts, np.int64)
+        forms = {shard.form for shard in manifest.shards if shard.images}
+        self.form = forms.pop() if len(forms) == 1 else None
+        self._opened = _Open({}, np.zeros((4, len(firsts)), np.int64))
+
+    def reader(self, number: int) -> Reader:
+        reader = self._opened.readers.get(number)
+        return self._open([number]).readers[number] if reader is None else reader
+
+    def read(self, image_id: int) -> Pair:
+        number = bisect_right(self._firsts, image_id) - 1
+        return self.reader(number)[image_id - int(self._firsts[number])]
+
+    def gather(self, ids: Labels) -> tuple[Array | list[Array], Labels]:
+        numbers = np.searchsorted(self._firsts, ids, "right") - 1
+        rows = ids - self._firsts[numbers]
+        if (numbers == numbers[0]).all():
+            reader = self.reader(int(numbers[0]))
+            many = reader.unreplaced()
+            return many.gather(rows) if many else reader.read_many(rows)  # which would look at the ids once more
+        opened = self._by_address(numbers)
+        return self._gather_at(opened, numbers, rows) if opened else self._gather_by_shard(numbers, rows)
+
+    def _by_address(self, numbers: Labels) -> _Open | None:
+        """These shards, if they can be open at once and all be read by address."""
+        opened = self._opened
+        if not opened.places[0, numbers].all():
+            needed = np.unique(numbers).tolist()
+            opened = self._open(needed) if len(needed) <= self._most else opened
+        return opened if opened.places[0, numbers].all() else None
+
+    def _gather_at(self, opened: _Open, numbers: Labels, rows: Labels) -> tuple[Array, Labels]:
+        """In as many calls of NumPy for many shards as for one."""
+        assert self.form is not None
+        addresses, at_labels, at_checksums, per_block = opened.places[:, numbers]
+        blocks, within = np.divmod(rows, per_block)
+        at_starts = addresses + 8 * blocks
+        unseen = np.flatnonzero(copies(at_starts, _NUMBER) == 0).tolist()
+        for row in unseen:
+            _mapped(opened.readers[int(numbers[row])]).view(int(rows[row]))
+        images = copies(copies(at_starts, _NUMBER) + within * image_bytes(self.form), self.form)
+        labels = copies(at_labels + 8 * rows, _NUMBER)
+        if self._verify:
+            expected = copies(at_checksums + 8 * rows, _NUMBER).view(np.uint64)
+            for row in np.flatnonzero(image_checksums(images, rows, labels) != expected).tolist():
+                raise _mapped(opened.readers[int(numbers[row])]).fault("does not match its checksum", int(rows[row]))
+        return images, labels
+
+    def _gather_by_shard(self, numbers: Labels, rows: Labels) -> tuple[Array | list[Array], Labels]:
+        pairs = dict[int, Pair]()
+        for number in np.unique(numbers).tolist():
+            here = np.flatnonzero(numbers == number)
+            images, labels = self.reader(number).read_many(rows[here])
+            pairs |= zip(here.tolist(), zip(images, labels.tolist(), strict=True), strict=True)
+        return stacked([pairs[position] for position in range(len(rows))])
+
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+        for number, first in enumerate(self._firsts.tolist()):
+            many = self.reader(number).unreplaced()
+            assert many is not None  # ShardedReader sees to it
+            for block in many.read_blocks(None if images is None else images[first : first + many.count]):
+                yield block._replace(first=first + block.first)
+
+    def _open(self, needed: list[int]) -> _Open:
+        """Have these open, and others only if that is not too many."""
+        opened = self._opened  # at once: another thread may open others meanwhile
+        if len(opened.readers.keys() | set(needed)) > self._most:
+            self._opened = opened = opened.without_others(needed)  # first, as files are few
+        new = {number: self._reader(number) for number in needed if number not in opened.readers}
+        self._opened = opened = opened.and_also(new)
+        return opened
+
+    def _reader(self, number: int) -> Reader:
+        def opened(backend: Backend, generation: Generation, singles: Labels) -> Reader:
+            return Reader(backend, generation, self._verify, singles)
+
+        return open_shard(self.manifest.root, self.manifest.shards[number], opened)
+
+
+def _mapped(reader: Reader) -> Mapped:
+    many = reader.unreplaced()
+    assert isinstance(many, Mapped)  # it is read by address
+    return many
+
+
+def _most_open() -> int:
+    """How many shards stay open: a quarter of the files that the process may have open; a shard takes one or two."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**20 if limit == resource.RLIM_INFINITY else max(1, limit // 4)
+
+
+class ShardedReader(Reader):
+    """A sharded store kept open: as `Reader`, of all shards, by ids that run through them.
+
+    Shards are opened when they are read, and at most a quarter of the files that the process may have open. A shard
+    that is not as SHARDS lists it raises StoreReplacedError, a missing one CorruptStoreError, when it is read. An
+    error that names a file in a shard counts its images as the shard does.
+    """
+
+    def __init__(self, manifest: Manifest, verify: bool) -> None:
+        self.generation = Generation(manifest.root, "shards", manifest.checksum, True, manifest.checksum, {})
+        self._verify = verify
+        self._hold(_Shards(manifest, verify), np.empty(0, np.int64))
+
+    def readers(self) -> Iterator[Reader]:
+        many = self._open()
+        assert isinstance(many, _Shards)
+        return map(many.reader, range(len(many.manifest.shards)))
+
+    def read_many(self, image_ids: Any = None) -> tuple[Array | list[Array], Labels]:
+        if image_ids is None and any(reader.unreplaced() is None for reader in self.readers()):
+            image_ids = self.ids  # blocks have not what replaced their images
+        return super().read_many(image_ids)
+
+    def forms(self) -> Counter[Form]:
+        return sum((reader.forms() for reader in self.readers()), Counter[Form]())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._open()
+        return _reopened, (self.generation.root, self.generation.name, self._verify)
+
+
+def _reopened(root: str, checksum: str, verify: bool) -> ShardedReader:
+    """A reader that was pickled: of the same shards, or not at all."""
+    manifest = read_manifest(root)
+    if manifest.checksum != checksum:
+        raise StoreReplacedError(root, "the store was replaced since the reader was pickled; open it again")
+    return ShardedReader(manifest, verify)

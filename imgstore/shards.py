@@ -1,0 +1,204 @@
+"""Sharded stores, for more images than one disk holds or one process stores in time: made and verified.
+
+How one lies on disk is in `imgstore/_shards.py`; `imgstore.open_reader` reads it. With a `client` of Dask distributed
+(`pip install -r imgstore/requirements-dask.txt`) each shard is a task, and Dask chooses the worker. Scheduler and
+workers import imgstore, and all see `root` under the same path, on one file system that knows locks (flock).
+
+A task that is run twice, or that died half-way, does no harm: a shard is stored all or nothing, and one that is whole
+is verified and kept.
+"""
+
+import contextlib
+import errno
+import importlib
+import itertools
+import os
+import pickle
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from imgstore._backends import BACKENDS, backend_of
+from imgstore._checksums import checksum
+from imgstore._convert import compared_writer
+from imgstore._generations import (
+    PLAN,
+    SHARDS,
+    Generation,
+    Root,
+    open_live,
+    read_file,
+    replace_generation,
+    replace_text,
+    sharded,
+    writing,
+)
+from imgstore._shards import Shard, manifest_text, read_manifest, shard_name, verify_shard
+from imgstore._store import Pair
+from imgstore.errors import (
+    ClusterError,
+    CorruptStoreError,
+    InvalidArgumentError,
+    StoreBusyError,
+    StoreNotFoundError,
+    UnsupportedImageError,
+)
+
+Partition = Iterable[Pair] | Callable[[], Iterable[Pair]]
+Show = Callable[[Iterable[Any]], Iterable[Any]]
+
+REQUIREMENTS = "imgstore/requirements-dask.txt"
+_LARGEST_PLAN = 4096
+_WAIT = 1.0  # seconds, for a task that is at work on the same shard elsewhere
+
+
+def store(
+    root: Root,
+    partitions: Iterable[Partition],
+    *,
+    backend: str,
+    client: Any = None,
+    fingerprint: str | None = None,
+    show: Show = iter,
+) -> None:
+    """Make a sharded store at `root`, a folder that is new or empty: a shard of each partition, in their order.
+
+    A partition is an iterable of (image, label), or a callable that gives one, which it must be to go to a `client`.
+    Each shard is compared with what was given, and synced, before it counts. SHARDS is written last: until then there
+    is no store. `fingerprint`: names what the partitions give; the same call then goes on from the shards that are
+    whole when it was stopped. `show` is told of the shards, as they are done.
+
+    Raises InvalidArgumentError where `root` holds anything else; UnsupportedImageError, with its shard; ClusterError;
+    and what `store_many` raises.
+    """
+    if backend not in BACKENDS:
+        raise InvalidArgumentError("backend", f"{backend!r} is none of {', '.join(BACKENDS)}")
+    path, parts = os.path.abspath(root), list(partitions)
+    if client is not None and not all(map(callable, parts)):
+        raise InvalidArgumentError("partitions", "give callables, which can be sent to a worker and called again there")
+    mark = secrets.token_hex(8) if fingerprint is None else f"{checksum(fingerprint.encode()):016x}"
+    plan = f"imgstore-plan {backend} {len(parts)} {mark}\n"
+    _must_be_free(path, plan)
+    with writing(path):
+        _must_be_free(path, plan)
+        replace_text(path, PLAN, plan)
+        tasks = ((path, plan, number, part, backend) for number, part in enumerate(parts))
+        shards = sorted(show(_run(_store_shard, tasks, client)), key=lambda shard: int(shard.name.partition("-")[2]))
+        for shard in shards:
+            _must_be_seen(path, shard)
+        replace_text(path, SHARDS, manifest_text(shards))
+        os.unlink(f"{path}/{PLAN}")
+
+
+def verify(root: Root, client: Any = None, show: Show = iter) -> None:
+    """Read everything in a sharded store and check it. Raises CorruptStoreError, StoreReplacedError, ClusterError."""
+    path = os.path.abspath(root)
+    tasks = ((path, shard) for shard in read_manifest(path).shards)
+    for _ in show(_run(verify_shard, tasks, client)):
+        pass
+
+
+def _must_be_free(root: str, plan: str) -> None:
+    """Raise InvalidArgumentError unless `root` is new or empty, or holds what was stored for this very plan."""
+    if not os.path.lexists(f"{root}/{SHARDS}") and _read_plan(root) == plan.encode():
+        return
+    reason = sharded(root)
+    if not reason and os.path.isdir(root) and set(os.listdir(root)) - {"LOCK", f"{PLAN}.new"}:
+        reason = f"{root} holds other files; give a folder that is new or empty"
+    if reason:
+        raise InvalidArgumentError("root", reason)
+
+
+def _read_plan(root: str) -> bytes | None:
+    try:
+        return read_file(f"{root}/{PLAN}", _LARGEST_PLAN)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+class _Call:
+    """A call that is made where it is unpickled.
+
+    Left to Dask, a scheduler without imgstore could not pass it on, and a worker without it would end at its arrival.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.function, self.arguments
+
+
+def _run(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client: Any) -> Iterator[Any]:
+    """What the function gives for each task: here, one after the other, or as Dask has them done."""
+    if client is None:
+        return itertools.starmap(function, tasks)
+    return _run_there(function, tasks, client)
+
+
+def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client: Any) -> Iterator[Any]:
+    cloudpickle, distributed = map(importlib.import_module, ("cloudpickle", "distributed"))
+    run = f"{function.__name__}-{secrets.token_hex(8)}"
+    calls = (cloudpickle.dumps(_Call(function, task)) for task in tasks)
+    futures = [client.submit(pickle.loads, call, key=f"{run}-{number}") for number, call in enumerate(calls)]
+    try:
+        for future in distributed.as_completed(futures):
+            if future.cancelled():
+                raise ClusterError("the scheduler was lost, or cancelled a task; start it, and do the same again")
+            yield future.result()
+    except distributed.KilledWorker as error:
+        ended = f"{error.allowed_failures + 1} workers ended at the same task, the last at {error.last_worker.address}"
+        raise ClusterError(f"{ended}; look there for the reason") from None
+    except ImportError as error:
+        message = f"a worker cannot import what it needs ({error})"
+        raise ClusterError(f"{message}; start workers with PYTHONPATH set to where it lies") from None
+    finally:
+        client.cancel(futures)
+
+
+def _store_shard(root: str, plan: str, number: int, partition: Partition, backend: str) -> Shard:
+    """Have this shard whole: also where another task is storing it, did so before, or was killed while it did."""
+    if _read_plan(root) != plan.encode():
+        message = f"{root} on {socket.gethostname()} is not the folder of this run; give one that all workers share"
+        raise InvalidArgumentError("root", message)
+    with _writing_next(f"{root}/{shard_name(number)}") as path:
+        with contextlib.suppress(StoreNotFoundError, CorruptStoreError):
+            return open_live(path, _verified)
+        pairs = partition() if callable(partition) else partition
+        try:
+            write = compared_writer(pairs, None, BACKENDS[backend].BACKEND, lambda pairs, _: pairs)
+            replace_generation(path, backend, True, write)
+        except UnsupportedImageError as error:
+            raise UnsupportedImageError(error.image_id, error.reason, number) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the system does not always say where
+                error.filename = path
+            raise
+        return open_live(path, Shard.of)
+
+
+@contextlib.contextmanager
+def _writing_next(path: str) -> Iterator[str]:
+    """As `writing`, once no other task is at work there."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                root = stack.enter_context(writing(path))
+                break
+            except StoreBusyError:
+                time.sleep(_WAIT)
+        yield root
+
+
+def _verified(generation: Generation) -> Shard:
+    backend_of(generation).verify_generation(generation)
+    return Shard.of(generation)
+
+
+def _must_be_seen(root: str, shard: Shard) -> None:
+    """Raise CorruptStoreError unless this process, too, finds the shard as it was stored."""
+    path = f"{root}/{shard.name}"
+    if open_live(path, Shard.of) != shard:
+        raise CorruptStoreError(path, "is not what a worker stored; let nothing else write there, and start again")
