@@ -105,7 +105,7 @@ def worker_rows(cell: Cell, seconds: float) -> Iterator[str]:
     yield f"| {cell.name} | {STORED_SHARDS} shards | this process | {store_rate(cell, root):,.0f} | |"
     for workers in WORKERS:
         with (
-            distributed.LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
             distributed.Client(cluster) as client,
         ):
             stored = store_rate(cell, root, client)
