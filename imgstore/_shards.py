@@ -2,7 +2,7 @@
 
     root/SHARDS             a line for each shard: folder, count, shape and dtype where all agree, and generation
                             and checksum of DESCRIPTION as the shard's CURRENT tells them; then a checksum
-    root/shard-000017/      a store of any backend, whole in itself
+    root/shard-000017/      a store of any backend, whole in itself; its DESCRIPTION also tells its PLAN and number
     root/PLAN               while shards are being stored: what is to become of them
 
 SHARDS is written when all shards are whole, and they stay as they are then. A shard in which an image was replaced

@@ -35,7 +35,7 @@ from imgstore._generations import (
     sharded,
     writing,
 )
-from imgstore._shards import Shard, manifest_text, read_manifest, shard_name, verify_shard
+from imgstore._shards import Shard, manifest_text, open_shard, read_manifest, shard_name, verify_shard
 from imgstore._store import Pair
 from imgstore.errors import (
     ClusterError,
@@ -43,6 +43,7 @@ from imgstore.errors import (
     InvalidArgumentError,
     StoreBusyError,
     StoreNotFoundError,
+    StoreReplacedError,
     UnsupportedImageError,
 )
 
@@ -160,23 +161,42 @@ def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], c
 
 def _store_shard(root: str, plan: str, number: int, partition: Partition, backend: str) -> Shard:
     """Have this shard whole: also where another task is storing it, did so before, or was killed while it did."""
+    told = {"plan": plan, "shard": number}  # in DESCRIPTION
+    _must_be_planned(root, plan)
+    with _writing_next(f"{root}/{shard_name(number)}") as path, _named(path, number):
+        _must_be_planned(root, plan)  # again: during the wait another run may have begun here
+        if whole := _stored_before(path, told):
+            return whole
+        pairs = partition() if callable(partition) else partition
+        write = compared_writer(pairs, None, BACKENDS[backend].BACKEND, lambda pairs, _: pairs)
+
+        def write_planned(generation: str) -> dict[str, Any]:
+            description = write(generation)
+            _must_be_planned(root, plan)
+            return description | told
+
+        replace_generation(path, backend, True, write_planned)
+        return open_live(path, Shard.of)
+
+
+@contextlib.contextmanager
+def _named(path: str, number: int) -> Iterator[None]:
+    """Errors about an image name the shard; those about a full disk name its folder."""
+    try:
+        yield
+    except UnsupportedImageError as error:
+        raise UnsupportedImageError(error.image_id, error.reason, number) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the system does not always say where
+            error.filename = path
+        raise
+
+
+def _must_be_planned(root: str, plan: str) -> None:
+    """Raise InvalidArgumentError unless `root` is the folder of this run."""
     if _read_plan(root) != plan.encode():
         message = f"{root} on {socket.gethostname()} is not the folder of this run; give one that all workers share"
         raise InvalidArgumentError("root", message)
-    with _writing_next(f"{root}/{shard_name(number)}") as path:
-        with contextlib.suppress(StoreNotFoundError, CorruptStoreError):
-            return open_live(path, _verified)
-        pairs = partition() if callable(partition) else partition
-        try:
-            write = compared_writer(pairs, None, BACKENDS[backend].BACKEND, lambda pairs, _: pairs)
-            replace_generation(path, backend, True, write)
-        except UnsupportedImageError as error:
-            raise UnsupportedImageError(error.image_id, error.reason, number) from None
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the system does not always say where
-                error.filename = path
-            raise
-        return open_live(path, Shard.of)
 
 
 @contextlib.contextmanager
@@ -192,13 +212,27 @@ def _writing_next(path: str) -> Iterator[str]:
         yield root
 
 
-def _verified(generation: Generation) -> Shard:
-    backend_of(generation).verify_generation(generation)
-    return Shard.of(generation)
+def _stored_before(path: str, told: dict[str, Any]) -> Shard | None:
+    """The shard at `path` if it is whole, None if there is none. Raises InvalidArgumentError for any other store."""
+
+    def kept(generation: Generation) -> Shard:
+        backend, shard = backend_of(generation), Shard.of(generation)
+        added = any(image_id >= shard.images for image_id in generation.singles(backend.suffix))
+        if added or not told.items() <= generation.description.items():
+            message = f"{path} is a store that is not this shard of this run, or was added to; remove it"
+            raise InvalidArgumentError("root", f"{message}, and do the same again")
+        backend.verify_generation(generation)
+        return shard
+
+    with contextlib.suppress(StoreNotFoundError, CorruptStoreError):
+        return open_live(path, kept)
+    return None
 
 
 def _must_be_seen(root: str, shard: Shard) -> None:
     """Raise CorruptStoreError unless this process, too, finds the shard as it was stored."""
-    path = f"{root}/{shard.name}"
-    if open_live(path, Shard.of) != shard:
-        raise CorruptStoreError(path, "is not what a worker stored; let nothing else write there, and start again")
+    try:
+        open_shard(root, shard, lambda *found: None)
+    except (CorruptStoreError, StoreReplacedError):
+        message = "is not what was stored there; let nothing else write there, and do the same again"
+        raise CorruptStoreError(f"{root}/{shard.name}", message) from None

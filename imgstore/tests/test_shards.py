@@ -18,7 +18,7 @@ import pytest
 import imgstore
 from imgstore import _shards, shards
 from imgstore._checksums import checksum
-from imgstore._generations import replace_text
+from imgstore._generations import replace_text, writing
 from imgstore.errors import (
     CorruptStoreError,
     ImageNotFoundError,
@@ -401,6 +401,30 @@ def test_a_run_that_failed_goes_on_from_whole_shards(backend: ModuleType, tmp_pa
         assert read_back(*reader.read_many()) == expected(range(12))
 
 
+def copied(root: Path) -> None:
+    shutil.copytree(root / "shard-000000", root / "shard-000001", dirs_exist_ok=True)
+
+
+def added_to(root: Path) -> None:
+    imgstore.lmdb.store_single(root / "shard-000000", images_of()[0], 3, 0)
+
+
+@pytest.mark.parametrize(("change", "number"), [(copied, 1), (added_to, 0)])
+def test_a_run_does_not_go_on_from_other_shards(change: Callable[[Path], None], number: int, tmp_path: Path) -> None:
+    given = [Failing(0), Failing(3, broken=True)]
+    store = functools.partial(shards.store, tmp_path, given, backend="lmdb", fingerprint="these")
+    with pytest.raises(RuntimeError):
+        store()
+    change(tmp_path)
+    given[1].broken, path = False, tmp_path / f"shard-{number:06d}"
+    with refused(path, InvalidArgumentError, f"root: {path} is a store that is not this shard of this run, or was"):
+        store()
+    shutil.rmtree(path)
+    store()
+    with imgstore.open_reader(tmp_path) as reader:
+        assert read_back(*reader.read_many()) == expected(range(6))
+
+
 @pytest.mark.parametrize(
     "other", [{"fingerprint": "those"}, {"fingerprint": None}, {"backend": "hdf5"}, {"partitions": [Failing(0)]}]
 )
@@ -495,6 +519,31 @@ def test_a_worker_that_sees_another_folder_stores_nothing(tmp_path: Path) -> Non
     assert "is not the folder of this run" in str(caught[0])
 
 
+def test_a_task_of_a_run_that_was_given_up_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited for its shard, or was in its middle, when another run began in the same folder."""
+    plan = plan_of(tmp_path)
+
+    def other_run(*waited: float) -> None:
+        (tmp_path / "PLAN").write_text("imgstore-plan lmdb 1 1\n")
+
+    def pairs() -> Iterator[Pair]:
+        yield images_of()[0], 5
+        other_run()
+
+    def refuses(partition: Any) -> None:
+        with pytest.raises(InvalidArgumentError, match="is not the folder of this run"):
+            shards._store_shard(str(tmp_path), plan, 0, partition, "lmdb")
+        assert not (tmp_path / "shard-000000/CURRENT").exists()
+
+    refuses(pairs)
+    plan_of(tmp_path)
+    given, locked = Failing(0), writing(tmp_path / "shard-000000")
+    locked.__enter__()
+    monkeypatch.setattr("imgstore.shards.time.sleep", lambda seconds: [other_run(), locked.__exit__(None, None, None)])
+    refuses(given)
+    assert given.drawn == 0
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     def pairs() -> Iterator[Pair]:
         with pytest.raises(StoreBusyError):
@@ -510,7 +559,7 @@ def test_a_shard_that_vanished_meanwhile_is_not_listed(tmp_path: Path) -> None:
         (tmp_path / "shard-000000/CURRENT").unlink()
         yield from Failing(3)()
 
-    with pytest.raises(StoreNotFoundError, match="shard-000000: there is no imgstore store here"):
+    with pytest.raises(CorruptStoreError, match="shard-000000: is not what was stored there; let nothing else write"):
         shards.store(tmp_path, [Failing(0), removing], backend="lmdb")
     assert not (tmp_path / "SHARDS").exists()
 
