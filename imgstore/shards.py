@@ -66,7 +66,8 @@ def store(
 ) -> None:
     """Make a sharded store at `root`, a folder that is new or empty: a shard of each partition, in their order.
 
-    A partition is an iterable of (image, label), or a callable that gives one, which it must be to go to a `client`.
+    A partition is an iterable of (image, label), or a callable that gives one at each call, which it must be with a
+    `client` or a `fingerprint`: it may be called elsewhere, again, or not at all.
     Each shard is compared with what was given, and synced, before it counts. SHARDS is written last: until then there
     is no store. `fingerprint`: names what the partitions give; the same call then goes on from the shards that are
     whole when it was stopped. `show` is told of the shards, as they are done.
@@ -77,8 +78,8 @@ def store(
     if backend not in BACKENDS:
         raise InvalidArgumentError("backend", f"{backend!r} is none of {', '.join(BACKENDS)}")
     path, parts = os.path.abspath(root), list(partitions)
-    if client is not None and not all(map(callable, parts)):
-        raise InvalidArgumentError("partitions", "give callables, which can be sent to a worker and called again there")
+    if not (client is None and fingerprint is None) and not all(map(callable, parts)):
+        raise InvalidArgumentError("partitions", "give callables, as some may be called again, and others not at all")
     mark = secrets.token_hex(8) if fingerprint is None else f"{checksum(fingerprint.encode()):016x}"
     plan = f"imgstore-plan {backend} {len(parts)} {mark}\n"
     _must_be_free(path, plan)

@@ -472,8 +472,9 @@ def test_a_bad_argument_is_refused(tmp_path: Path) -> None:
         shards.store(tmp_path, [], backend="zarr")
     with refused(tmp_path, StoreNotFoundError, f"{tmp_path}: there is no sharded store here"):
         shards.verify(tmp_path)
-    with refused(tmp_path, InvalidArgumentError, "partitions: give callables"):
-        shards.store(tmp_path, [[]], backend="hdf5", client=object())
+    for called_again in ({"client": object()}, {"fingerprint": "these"}):
+        with refused(tmp_path, InvalidArgumentError, "partitions: give callables"):
+            shards.store(tmp_path, [[]], backend="hdf5", **called_again)
     label: Any = "cat"
     with pytest.raises(InvalidArgumentError, match="label: 'cat' is not an integer"):
         shards.store(tmp_path, [[(images_of()[0], label)]], backend="hdf5")
