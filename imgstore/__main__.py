@@ -204,7 +204,7 @@ def named(source: Source, location: str, shard_images: int = 0) -> Iterator[None
         where = source.paths[position] if isinstance(source, ImageFolder) else location
         raise SourceError(where, str(error)) from None
     except SourceError as error:
-        raise advised(error) from None
+        raise (advised(error) if isinstance(source, ImageFolder) else error) from None
 
 
 def opened(source: str, dest: str, skip: bool) -> Source:

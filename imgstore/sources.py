@@ -198,16 +198,23 @@ def part_of(source: Source, positions: Sequence[int]) -> Sequence[Pair]:
 
 
 def fingerprint(source: Source) -> str:
-    """A text that is another one where images were added, left out or changed: told without reading image files."""
+    """A text that is another one where images or labels are others: told without reading image files."""
     if isinstance(source, Cifar10):
         return f"{checksum(source.images):016x} {checksum(source.labels):016x}"
     if isinstance(source, ImageFolder):
-        paths = list(map(str, source.paths))
+        paths, labels = list(map(str, source.paths)), source.labels
     else:  # in the path of a generation is its name, which no other has
-        paths = [reader.generation.path("singles") for reader in source.readers()]
-    states = ((path, os.stat(path)) for path in paths)
-    told = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states)
-    return f"{checksum(told.encode(errors='surrogateescape')):016x}"
+        paths, labels = [reader.generation.path("singles") for reader in source.readers()], np.empty(0, np.int64)
+    told = "\n".join(map(_state, paths))
+    return f"{checksum(told.encode(errors='surrogateescape')):016x} {checksum(labels):016x}"
+
+
+def _state(path: str) -> str:
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise SourceError(path, reason_of(error)) from None
+    return f"{path} {state.st_size} {state.st_mtime_ns}"
 
 
 def _batch_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

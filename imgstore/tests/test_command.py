@@ -537,6 +537,9 @@ def test_a_conversion_to_shards_that_was_stopped_goes_on(photos: Path, dest: Pat
     must_be_refused(run(*command[:-2], "--backend=hdf5"), 2, f"DEST: {dest} holds a part of another sharded store")
     broken.write_bytes(whole)
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (photos / "aardvark").mkdir()  # the labels are others
+    must_be_refused(run(*command), 2, f"root: {dest} holds a part of another sharded store; remove it")
+    (photos / "aardvark").rmdir()
     assert run(*command).status == 0
     assert current(dest / "shard-000000")[3] == generation
     assert list(held(dest).values()) == records([PHOTOS[name] for name in IN_ORDER], LABELS)
@@ -565,6 +568,12 @@ def test_unreadable_files_are_left_out_of_shards(photos: Path, dest: Path, run: 
     ended = run("convert", photos, dest, "--backend=hdf5", "--shard-images=2", "--skip-unreadable")
     assert ended.status == 0
     assert list(held(dest).values()) == records([PHOTOS[name] for name in IN_ORDER[1:]], LABELS[1:])
+
+
+def test_a_link_that_leads_nowhere_is_named(photos: Path, dest: Path, run: Run) -> None:
+    (photos / "ant/9.png").symlink_to("nowhere")
+    ended = run("convert", photos, dest, "--backend=hdf5", "--shard-images=2")
+    must_be_refused(ended, 1, f"{photos / 'ant/9.png'}: No such file or directory; --skip-unreadable leaves such files")
 
 
 def test_ids_with_gaps_do_not_go_into_shards(backend: ModuleType, store: Path, dest: Path, run: Run) -> None:
