@@ -141,28 +141,26 @@ class _Open(NamedTuple):
     """The shards that are open. It never changes: who reads holds it, and with it all that is mapped."""
 
     readers: dict[int, Reader]
+    mapped: dict[int, Mapped]  # what can be read by address; a reader that is closed does not hold it any more
     # for each shard the addresses of its `addresses`, `labels` and `checksums`, and how many images a block has;
-    # 0 where it is not open, or cannot be read by address
+    # 0 where it is not in `mapped`
     places: NDArray[np.int64]  # (4, shards)
 
     def without_others(self, numbers: list[int]) -> "_Open":
-        kept = {number: self.readers[number] for number in numbers if number in self.readers}
-        return _Open({}, np.zeros_like(self.places)).and_also(kept)
+        places = np.zeros_like(self.places)
+        places[:, numbers] = self.places[:, numbers]
+        readers = {number: self.readers[number] for number in numbers if number in self.readers}
+        return _Open(readers, {number: self.mapped[number] for number in numbers if number in self.mapped}, places)
 
     def and_also(self, readers: dict[int, Reader]) -> "_Open":
-        places = self.places.copy()
+        mapped, places = dict(self.mapped), self.places.copy()
         for number, reader in readers.items():
-            places[:, number] = _place(reader)
-        return _Open(self.readers | readers, places)
-
-
-def _place(reader: Reader) -> tuple[int, int, int, int]:
-    """A column of `places`."""
-    many = reader.unreplaced()
-    if not isinstance(many, Mapped) or not many.form:
-        return 0, 0, 0, 0
-    addresses, labels, checksums = (each.ctypes.data for each in (many.addresses, many.labels, many.checksums))
-    return addresses, labels, checksums, many.per_block
+            many = reader.unreplaced()
+            if isinstance(many, Mapped) and many.form:
+                mapped[number] = many
+                told = many.addresses, many.labels, many.checksums
+                places[:, number] = *(each.ctypes.data for each in told), many.per_block
+        return _Open(self.readers | readers, mapped, places)
 
 
 class _Shards(Many):
@@ -174,7 +172,7 @@ class _Shards(Many):
         self._firsts = np.array(firsts, np.int64)
         forms = {shard.form for shard in manifest.shards if shard.images}
         self.form = forms.pop() if len(forms) == 1 else None
-        self._opened = _Open({}, np.zeros((4, len(firsts)), np.int64))
+        self._opened = _Open({}, {}, np.zeros((4, len(firsts)), np.int64))
 
     def reader(self, number: int) -> Reader:
         reader = self._opened.readers.get(number)
@@ -210,13 +208,13 @@ class _Shards(Many):
         at_starts = addresses + 8 * blocks
         unseen = np.flatnonzero(copies(at_starts, _NUMBER) == 0).tolist()
         for row in unseen:
-            _mapped(opened.readers[int(numbers[row])]).view(int(rows[row]))
+            opened.mapped[int(numbers[row])].view(int(rows[row]))
         images = copies(copies(at_starts, _NUMBER) + within * image_bytes(self.form), self.form)
         labels = copies(at_labels + 8 * rows, _NUMBER)
         if self._verify:
             expected = copies(at_checksums + 8 * rows, _NUMBER).view(np.uint64)
             for row in np.flatnonzero(image_checksums(images, rows, labels) != expected).tolist():
-                raise _mapped(opened.readers[int(numbers[row])]).fault("does not match its checksum", int(rows[row]))
+                raise opened.mapped[int(numbers[row])].fault("does not match its checksum", int(rows[row]))
         return images, labels
 
     def _gather_by_shard(self, numbers: Labels, rows: Labels) -> tuple[Array | list[Array], Labels]:
@@ -248,12 +246,6 @@ class _Shards(Many):
             return Reader(backend, generation, self._verify, singles)
 
         return open_shard(self.manifest.root, self.manifest.shards[number], opened)
-
-
-def _mapped(reader: Reader) -> Mapped:
-    many = reader.unreplaced()
-    assert isinstance(many, Mapped)  # it is read by address
-    return many
 
 
 def _most_open() -> int:

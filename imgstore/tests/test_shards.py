@@ -1,6 +1,7 @@
 """Tests of sharded stores: read as one store, stored in this process, and noticed where a shard is not as it was."""
 
 import functools
+import gc
 import itertools
 import os
 import pickle
@@ -24,6 +25,7 @@ from imgstore.errors import (
     ImageNotFoundError,
     ImgstoreError,
     InvalidArgumentError,
+    ReaderClosedError,
     StoreBusyError,
     StoreNotFoundError,
     StoreReplacedError,
@@ -213,6 +215,20 @@ def test_another_thread_may_let_go_of_a_shard_while_it_is_read(made: Path, monke
     with imgstore.open_reader(made) as reader:
         assert record(*reader[3]) == expected([3])[0]
         assert read_ids(reader, BATCH) == expected(BATCH)
+
+
+def test_the_reader_of_a_shard_may_be_closed(backend: ModuleType, made: Path) -> None:
+    """What is read by address stays mapped; else it would end the process."""
+    with imgstore.open_reader(made, verify=False) as reader:
+        assert read_ids(reader, BATCH) == expected(BATCH)
+        for shard in reader.readers():
+            shard.close()
+        gc.collect()
+        if backend is imgstore.disk:
+            with pytest.raises(ReaderClosedError):
+                reader.read_many(BATCH)
+        else:
+            assert read_ids(reader, BATCH) == expected(BATCH)
 
 
 def replaced(root: Path, backend: ModuleType) -> None:
