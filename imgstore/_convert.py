@@ -5,21 +5,21 @@ import os
 import sys
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from imgstore._checksums import image_checksum
+from imgstore._checksums import image_checksum, image_checksums
 from imgstore._generations import Generation, generations, is_store, replace_generation, sharded, single_name
-from imgstore._images import Block, Labels, Refusal, block_of_one
-from imgstore._store import Backend, Pair, Reader
+from imgstore._images import Array, Labels, block_of_one, checked_integer
+from imgstore._store import Backend, Pair
 from imgstore.errors import CorruptStoreError, InvalidArgumentError
 
 Lock = AbstractContextManager[object]
-Show = Callable[[Iterable[Pair], str], Iterable[Pair]]
+Show = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 def convert(
@@ -49,19 +49,20 @@ def compared_writer(
     `ids`: None for so many from 0 on as there are pairs. `show`: told of all pairs as they are stored and as they are
     read back.
     """
-    given = _Given(show(pairs, "storing"), ids, backend.refusal)
+    given = _Given(show(pairs, "storing"), ids)
     many = None if ids is None else int(np.count_nonzero(ids == np.arange(len(ids))))
-    blocks = iter(given)
-    images = (block.images[0] for block in itertools.islice(blocks, many))
-    write_many = backend.writer(images, given.labels_of(many))
+    images = iter(given)
+    write_many = backend.writer(itertools.islice(images, many), given.labels_of(many))
 
     def write(generation: str) -> dict[str, Any]:
         description = write_many(generation)
-        for block in blocks:
+        # the images first, so that one more is asked for when all are stored: see `_Given`
+        for image, row in zip(images, itertools.count(many or 0)):
+            block = block_of_one(image, given.ids[row], given.labels[row], backend.refusal)
             backend.write_single(f"{generation}/{single_name(block.first, backend.suffix)}", block)
         folder, name = os.path.split(generation)
-        with Reader(backend, Generation(folder, backend.name, name, False, "", description), True) as reader:
-            given.must_equal(generation, reader.ids, show(reader, "comparing"))
+        written = Generation(folder, backend.name, name, False, "", description)
+        given.must_equal(generation, show(_checksums_of(backend, written), "comparing"))
         return description
 
     return write
@@ -97,38 +98,47 @@ def must_be_usable(root: str) -> None:
                 folder.rmdir()
 
 
-class _Given:
-    """Images to store, each a block; of those that were drawn, labels and checksums."""
+def _checksums_of(backend: Backend, generation: Generation) -> Iterator[int]:
+    """Of every image that is stored there, as it is read back."""
+    for first, images, labels in backend.open_all(generation, True).read_blocks(once=True):
+        yield from image_checksums(images, np.arange(first, first + len(labels)), labels).tolist()
+    for image_id in generation.singles(backend.suffix):
+        path = generation.path(single_name(image_id, backend.suffix))
+        image, label = backend.read_stored_singly(path, image_id, True)
+        yield image_checksum(image, image_id, label)
 
-    def __init__(self, pairs: Iterable[Pair], ids: Labels | None, refusal: Refusal) -> None:
-        self.pairs, self.ids, self.refusal, self.ended = pairs, ids, refusal, False
+
+class _Given:
+    """Images to store; of each, its label, and its checksum once the next one is drawn.
+
+    So who draws checks an image before anything is done with it.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], ids: Labels | None) -> None:
+        self.pairs, self.ended = pairs, False
+        self.ids: Sequence[int] = range(sys.maxsize) if ids is None else ids.tolist()
         self.labels, self.checksums = array("q"), array("Q")
 
-    def __iter__(self) -> Iterator[Block]:
-        ids = itertools.count() if self.ids is None else map(int, self.ids)
-        for image_id, (image, label) in zip(ids, self.pairs, strict=self.ids is not None):
-            block = block_of_one(image, image_id, label, self.refusal)
-            pixels = block.images[0]
-            if pixels.dtype.kind == "b":  # one byte for True, as every format gives it back
-                block = block._replace(images=(pixels.view(np.uint8) != 0)[np.newaxis])
-            number = int(block.labels[0])
-            self.labels.append(number)
-            self.checksums.append(image_checksum(block.images[0], image_id, number))
-            yield block
+    def __iter__(self) -> Iterator[Array]:
+        for image_id, (image, label) in zip(self.ids, self.pairs, strict=isinstance(self.ids, list)):
+            self.labels.append(checked_integer(label, "label"))
+            if isinstance(image, np.ndarray) and image.dtype.kind == "b":
+                image = image.view(np.uint8) != 0  # one byte for True, as every format gives it back
+            yield image
+            pixels = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+            self.checksums.append(image_checksum(pixels, image_id, self.labels[-1]))
         self.ended = True
 
     def labels_of(self, count: int | None) -> Labels:
         """The labels of the first `count`, or of all, that can be asked for when their images were drawn."""
         return cast(Labels, _Labels(self, count))
 
-    def must_equal(self, path: str, ids: Labels, pairs: Iterable[Pair]) -> None:
-        """Raise CorruptStoreError unless these pairs, read back from `path`, are those that were given."""
-        given = range(len(self.labels)) if self.ids is None else self.ids.tolist()
-        read = zip(ids.tolist(), pairs, strict=True)
-        checksums = (image_checksum(image, image_id, label) for image_id, (image, label) in read)
-        for image_id, now, then in itertools.zip_longest(given, checksums, self.checksums):
+    def must_equal(self, path: str, checksums: Iterable[int]) -> None:
+        """Raise CorruptStoreError unless what was read back from `path` has these checksums."""
+        compared = itertools.zip_longest(checksums, self.checksums)
+        for row, (now, then) in enumerate(compared):
             if now != then:
-                raise CorruptStoreError(path, "what is read back is not what was given to store", image_id)
+                raise CorruptStoreError(path, "what is read back is not what was given to store", self.ids[row])
 
 
 class _Labels:

@@ -1,6 +1,8 @@
 """What lmdb and hdf5 share: blocks of images that are read where they lie in a memory map."""
 
+import ctypes
 import itertools
+import mmap
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -68,7 +70,7 @@ class Mapped(Many):
                 raise self.fault("does not match its checksum", int(image_id))
         return images, labels
 
-    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
         first = self.first
         while first < self.first + self.count:
             (found, mapped, labels), checksums, checksum = self.block(first)
@@ -77,6 +79,8 @@ class Mapped(Many):
             last = first + len(mapped)
             read = Block(first, _room(mapped) if images is None else images[first:last], labels.copy())
             self.copy(mapped, read.images)
+            if once:
+                _let_go(mapped)
             if self.verify and block_checksum(read, checksums) != checksum:
                 raise self.fault(f"the block of {len(mapped)} images does not match its checksum", first)
             yield read
@@ -101,6 +105,14 @@ class Mapped(Many):
 def _room(images: Array) -> Array:
     """An array for a block; where it is one image, that is what owns the memory."""
     return np.empty_like(images[0])[np.newaxis] if len(images) == 1 else np.empty_like(images)
+
+
+def _let_go(mapped: Array) -> None:
+    """Of the pages that lie in it: else a cluster, say, which counts them as the process's, ends it as too large."""
+    first, end = (
+        -(-at // mmap.PAGESIZE) * mmap.PAGESIZE for at in (mapped.ctypes.data, mapped.ctypes.data + mapped.nbytes)
+    )
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 class _Memory:

@@ -225,7 +225,7 @@ class _Shards(Many):
             pairs |= zip(here.tolist(), zip(images, labels.tolist(), strict=True), strict=True)
         return stacked([pairs[position] for position in range(len(rows))])
 
-    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
         for number, first in enumerate(self._firsts.tolist()):
             many = self.reader(number).unreplaced()
             assert many is not None  # ShardedReader sees to it

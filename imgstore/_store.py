@@ -70,8 +70,11 @@ class Many:
         """The images and labels of these ids, in their order; asked only where `form` is not None."""
         raise NotImplementedError
 
-    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
-        """All images, in ascending order: into the rows of `images`, or each block into memory of its own."""
+    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
+        """All images, in ascending order: into the rows of `images`, or each block into memory of its own.
+
+        `once`: nobody reads them soon again, so what was mapped for it is let go of.
+        """
         return iter(())
 
     def forms(self) -> Iterator[Form]:
@@ -109,7 +112,7 @@ class Backend(ABC):
     def verify_many(self, generation: Generation) -> Labels:
         """Read what `write_many` wrote, checked; give its labels."""
         many = self.open_all(generation, True)
-        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in many.read_blocks())])
+        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in many.read_blocks(once=True))])
         if len(labels) != many.count:
             raise CorruptStoreError(generation.path(), f"holds {len(labels)} images, not {many.count}")
         return labels

@@ -110,7 +110,7 @@ class _Files(Many):
         images, labels = zip(*map(self.read, ids.tolist()), strict=True)
         return np.stack(images), np.array(labels)
 
-    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
         for image_id in range(self.count):
             image, label = self.read(image_id)
             if images is not None:

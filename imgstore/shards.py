@@ -152,7 +152,7 @@ def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], c
             yield future.result()
     except distributed.KilledWorker as error:
         ended = f"{error.allowed_failures + 1} workers ended at the same task, the last at {error.last_worker.address}"
-        raise ClusterError(f"{ended}; look there for the reason") from None
+        raise ClusterError(f"{ended}; look there for the reason, which may be their --memory-limit") from None
     except ImportError as error:
         message = f"a worker cannot import what it needs ({error})"
         raise ClusterError(f"{message}; start workers with PYTHONPATH set to where it lies") from None

@@ -5,13 +5,14 @@ import gc
 import itertools
 import os
 import pickle
+import re
 import resource
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import imgstore
 from imgstore import _shards, shards
 from imgstore._checksums import checksum
 from imgstore._generations import replace_text, writing
+from imgstore._mapped import Mapped
 from imgstore.errors import (
     CorruptStoreError,
     ImageNotFoundError,
@@ -498,10 +500,52 @@ def test_a_bad_argument_is_refused(tmp_path: Path) -> None:
 
 def test_images_of_any_memory_layout_are_compared(tmp_path: Path) -> None:
     image = np.arange(2 * 3 * 4, dtype=">u2").reshape(2, 3, 4)
+    odd = np.arange(24, dtype=np.uint8).reshape(2, 3, 4).view(bool)  # True is another byte than 1
     given = [image.transpose(1, 0, 2), np.asfortranarray(image), image[::-1], image > 5, (image > 5).transpose(1, 0, 2)]
-    shards.store(tmp_path, [zip(given, range(5), strict=True)], backend="lmdb")
+    shards.store(tmp_path, [zip([*given, odd], range(6), strict=True)], backend="lmdb")
     with imgstore.open_reader(tmp_path) as reader:
-        assert read_back(*reader.read_many()) == records(given, range(5))
+        assert read_back(*reader.read_many()) == records([*given, odd.view(np.uint8) != 0], range(6))
+
+
+def test_a_partition_may_use_its_array_again(backend: ModuleType, tmp_path: Path) -> None:
+    def pairs(images: Array, room: Array) -> Iterator[Pair]:
+        for label, image in enumerate(images):
+            room[...] = image
+            yield room, label
+        room[...] = 0
+
+    for name, form in (("many in a block", (4, 5)), ("one", (600, 600, 3))):
+        images = images_of(form, 3)
+        shards.store(tmp_path / name, [pairs(images, np.empty_like(images[0]))], backend=name_of(backend))
+        with imgstore.open_reader(tmp_path / name) as reader:
+            assert read_back(*reader.read_many()) == records(images, range(3))
+
+
+def mapped_bytes() -> int:
+    """Of this process, of files; Dask holds them against a worker's --memory-limit."""
+    (kilobytes,) = re.findall(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
+
+
+@pytest.mark.parametrize("name", ["lmdb", "hdf5"])
+def test_what_is_compared_or_verified_does_not_stay_mapped(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, images, read_blocks = list[int](), images_of((512, 512, 3), 24), cast(Any, Mapped.read_blocks)
+
+    def noting(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for block in read_blocks(*arguments, **options):
+            seen.append(mapped_bytes())
+            yield block
+
+    monkeypatch.setattr(Mapped, "read_blocks", noting)
+    for call in (
+        lambda: shards.store(tmp_path, [zip(images, range(24), strict=True)], backend=name),
+        lambda: imgstore.verify(tmp_path),
+    ):
+        seen.clear()
+        call()
+        assert len(seen) == 24 and max(seen) - seen[0] < images.nbytes / 4
 
 
 def plan_of(root: Path) -> str:
@@ -540,12 +584,12 @@ def test_a_task_of_a_run_that_was_given_up_stores_nothing(tmp_path: Path, monkey
     """It waited for its shard, or was in its middle, when another run began in the same folder."""
     plan = plan_of(tmp_path)
 
-    def other_run(*waited: float) -> None:
-        (tmp_path / "PLAN").write_text("imgstore-plan lmdb 1 1\n")
+    def begin() -> int:
+        return (tmp_path / "PLAN").write_text("imgstore-plan lmdb 1 1\n")
 
     def pairs() -> Iterator[Pair]:
         yield images_of()[0], 5
-        other_run()
+        begin()
 
     def refuses(partition: Any) -> None:
         with pytest.raises(InvalidArgumentError, match="is not the folder of this run"):
@@ -556,7 +600,7 @@ def test_a_task_of_a_run_that_was_given_up_stores_nothing(tmp_path: Path, monkey
     plan_of(tmp_path)
     given, locked = Failing(0), writing(tmp_path / "shard-000000")
     locked.__enter__()
-    monkeypatch.setattr("imgstore.shards.time.sleep", lambda seconds: [other_run(), locked.__exit__(None, None, None)])
+    monkeypatch.setattr("imgstore.shards.time.sleep", lambda seconds: (locked.__exit__(None, None, None), begin())[0])
     refuses(given)
     assert given.drawn == 0
 
