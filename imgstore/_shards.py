@@ -227,9 +227,11 @@ class _Shards(Many):
 
     def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
         for number, first in enumerate(self._firsts.tolist()):
-            many = self.reader(number).unreplaced()
-            assert many is not None  # ShardedReader sees to it
-            for block in many.read_blocks(None if images is None else images[first : first + many.count]):
+            reader = self.reader(number)
+            many = reader.unreplaced()
+            if many is None:  # ShardedReader looked before; blocks have not what replaced their images
+                raise StoreReplacedError(reader.generation.root, "an image was replaced in it meanwhile; read again")
+            for block in many.read_blocks(None if images is None else images[first : first + many.count], once):
                 yield block._replace(first=first + block.first)
 
     def _open(self, needed: list[int]) -> _Open:
@@ -249,15 +251,18 @@ class _Shards(Many):
 
 
 def _most_open() -> int:
-    """How many shards stay open: a quarter of the files that the process may have open; a shard takes one or two."""
+    """How many shards a reader keeps open: an eighth of the files that the process may have open.
+
+    A shard takes one or two, and there may be several readers and threads.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 2**20 if limit == resource.RLIM_INFINITY else max(1, limit // 4)
+    return 2**20 if limit == resource.RLIM_INFINITY else max(1, limit // 8)
 
 
 class ShardedReader(Reader):
     """A sharded store kept open: as `Reader`, of all shards, by ids that run through them.
 
-    Shards are opened when they are read, and at most a quarter of the files that the process may have open. A shard
+    Shards are opened when they are read, and at most an eighth as many as the process may have files open. A shard
     that is not as SHARDS lists it raises StoreReplacedError, a missing one CorruptStoreError, when it is read. An
     error that names a file in a shard counts its images as the shard does.
     """
@@ -274,7 +279,7 @@ class ShardedReader(Reader):
 
     def read_many(self, image_ids: Any = None) -> tuple[Array | list[Array], Labels]:
         if image_ids is None and any(reader.unreplaced() is None for reader in self.readers()):
-            image_ids = self.ids  # blocks have not what replaced their images
+            image_ids = self.ids  # see `read_blocks`
         return super().read_many(image_ids)
 
     def forms(self) -> Counter[Form]:

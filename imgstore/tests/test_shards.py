@@ -33,7 +33,7 @@ from imgstore.errors import (
     StoreReplacedError,
     UnsupportedImageError,
 )
-from imgstore.tests.checks import current, files, read_back, record, records, refused
+from imgstore.tests.checks import current, files, in_child, read_back, record, records, refused
 from imgstore.tests.strategies import Array, pixels
 
 BYTE = np.dtype(np.uint8)
@@ -177,14 +177,22 @@ def test_only_shards_that_are_read_are_opened_and_few_stay_open(made: Path, monk
         assert open_shards(reader) == set()
         assert read_ids(reader, [0, 406]) == expected([0, 406]) and open_shards(reader) == {0, 4}
         reader[1]
-        assert read_ids(reader, [5, 1]) == expected([5, 1]) and open_shards(reader) == {0, 2}  # 4 was used longest ago
+        assert read_ids(reader, [5, 1]) == expected([5, 1]) and open_shards(reader) == {0, 2}
         assert read_ids(reader, BATCH) == expected(BATCH) and len(open_shards(reader)) == 2  # of four
         assert read_back(*reader.read_many()) == expected() and len(open_shards(reader)) == 2
 
 
-def test_as_many_stay_open_as_a_quarter_of_the_files() -> None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert _shards._most_open() == limit // 4
+def read_twice_with_few_files(root: Path, ids: list[int]) -> list[list[Any]]:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    readers = [imgstore.open_reader(root) for _ in range(2)]
+    return [read_ids(reader, ids) for reader in readers]
+
+
+def test_two_readers_of_many_shards_open_no_more_files_than_they_may(tmp_path: Path) -> None:
+    """Of hdf5, which takes two for a shard."""
+    shards.store(tmp_path, parts(images_of(), labels_of(), [1] * 16), backend="hdf5")
+    ids = list(range(16))
+    assert in_child("fork", read_twice_with_few_files, tmp_path, ids) == [expected(ids), expected(ids)]
 
 
 def test_files_are_let_go(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +305,16 @@ def test_an_image_that_was_replaced_singly_is_read(root: Path, backend: ModuleTy
             assert read_back(*reader.read_many(ids)) == [now[image_id] for image_id in ids]
         assert read_back(*reader.read_many()) == now
         assert sum(reader.forms().values()) == COUNT
+
+
+def test_an_image_that_is_replaced_while_all_are_read(root: Path, backend: ModuleType) -> None:
+    with imgstore.open_reader(root) as reader:
+        blocks = cast(Any, reader)._open().read_blocks()
+        next(blocks)
+        backend.store_single(root / "shard-000002", images_of()[0], 3, 99)
+        with refused(root, StoreReplacedError, f"{root}/shard-000002: an image was replaced in it meanwhile; read ag"):
+            list(blocks)
+        assert reader.read_many()[1][8] == 99
 
 
 def flip(path: Path, at: int) -> None:
@@ -539,10 +557,8 @@ def test_what_is_compared_or_verified_does_not_stay_mapped(
             yield block
 
     monkeypatch.setattr(Mapped, "read_blocks", noting)
-    for call in (
-        lambda: shards.store(tmp_path, [zip(images, range(24), strict=True)], backend=name),
-        lambda: imgstore.verify(tmp_path),
-    ):
+    store = functools.partial(shards.store, tmp_path, [zip(images, range(24), strict=True)], backend=name)
+    for call in (store, functools.partial(imgstore.verify, tmp_path)):
         seen.clear()
         call()
         assert len(seen) == 24 and max(seen) - seen[0] < images.nbytes / 4
