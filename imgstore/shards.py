@@ -149,7 +149,9 @@ def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], c
         for future in distributed.as_completed(futures):
             if future.cancelled():
                 raise ClusterError("the scheduler was lost, or cancelled a task; start it, and do the same again")
-            yield future.result()
+            result = future.result()
+            future.release()  # held there, it would be made anew where its worker ended
+            yield result
     except distributed.KilledWorker as error:
         ended = f"{error.allowed_failures + 1} workers ended at the same task, the last at {error.last_worker.address}"
         raise ClusterError(f"{ended}; look there for the reason, which may be their --memory-limit") from None

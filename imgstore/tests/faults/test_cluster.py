@@ -228,20 +228,23 @@ def test_shards_are_stored_and_verified_by_workers(cluster: Cluster, tmp_path: P
         must_say(info.value, CorruptStoreError, f"{root}/shard-000002: is missing, though SHARDS lists it; put it back")
 
 
-def test_a_worker_is_killed_in_the_middle_of_a_shard_twice(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_worker_is_killed_in_the_middle_of_a_shard_twice(tmp_path: Path) -> None:
+    """What it had done before is not done again, which here would wait for the lock."""
     root, seen = tmp_path / "root", set[Path]()
-    storing = Storing(cluster, root, [Part(0, folder=tmp_path), Part(COUNT)])
-    for _ in range(2):
-        (path,) = until(lambda: set(tmp_path.glob("*.pid")) - seen)
-        seen.add(path)
-        assert list(root.glob("shard-000000/0*")) and not (root / "shard-000000/CURRENT").exists()
-        cluster.kill(int(path.stem))
-        cluster.start_worker()
-    until(lambda: set(tmp_path.glob("*.pid")) - seen)
-    (tmp_path / "go").touch()
-    assert storing.end() is None
+    with started(tmp_path / "cluster", workers=1) as cluster:
+        storing = Storing(cluster, root, [Part(0), Part(COUNT, folder=tmp_path)])
+        for _ in range(2):
+            (path,) = until(lambda: set(tmp_path.glob("*.pid")) - seen)
+            seen.add(path)
+            assert list(root.glob("shard-000001/0*")) and not (root / "shard-000001/CURRENT").exists()
+            with writing(root / "shard-000000"):
+                cluster.kill(int(path.stem))
+                cluster.start_worker()
+                until(lambda: set(tmp_path.glob("*.pid")) - seen)
+        (tmp_path / "go").touch()
+        assert storing.end() is None
     must_hold(root, 2 * COUNT)
-    assert len(list(root.glob("shard-000000/0*"))) == 1  # what the killed left is gone
+    assert len(list(root.glob("shard-000001/0*"))) == 1  # what the killed left is gone
 
 
 def test_a_task_ends_worker_after_worker(tmp_path: Path) -> None:
