@@ -14,6 +14,7 @@ import importlib
 import itertools
 import os
 import pickle
+import re
 import secrets
 import socket
 import time
@@ -66,6 +67,8 @@ def store(
 ) -> None:
     """Make a sharded store at `root`, a folder that is new or empty: a shard of each partition, in their order.
 
+    Links to empty folders on other disks may stand there for shards, as shard-000017.
+
     A partition is an iterable of (image, label), or a callable that gives one at each call, which it must be with a
     `client` or a `fingerprint`: it may be called elsewhere, again, or not at all.
     Each shard is compared with what was given, and synced, before it counts. SHARDS is written last: until then there
@@ -107,10 +110,17 @@ def _must_be_free(root: str, plan: str) -> None:
     if not os.path.lexists(f"{root}/{SHARDS}") and _read_plan(root) == plan.encode():
         return
     reason = sharded(root)
-    if not reason and os.path.isdir(root) and set(os.listdir(root)) - {"LOCK", f"{PLAN}.new"}:
+    names = os.listdir(root) if os.path.isdir(root) else []
+    if not reason and not all(name in ("LOCK", f"{PLAN}.new") or _is_place(root, name) for name in names):
         reason = f"{root} holds other files; give a folder that is new or empty"
     if reason:
         raise InvalidArgumentError("root", reason)
+
+
+def _is_place(root: str, name: str) -> bool:
+    """Whether it is an empty folder, or a link to one, on another disk perhaps, that was made for a shard."""
+    path = f"{root}/{name}"
+    return bool(re.fullmatch(r"shard-\d{6,9}", name)) and os.path.isdir(path) and not os.listdir(path)
 
 
 def _read_plan(root: str) -> bytes | None:

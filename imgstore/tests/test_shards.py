@@ -475,9 +475,24 @@ def test_shards_of_another_run_are_not_taken(tmp_path: Path, other: dict[str, An
         imgstore.lmdb.store_many(tmp_path, images_of()[:1], [0])
 
 
-@pytest.mark.parametrize("stands", ["other files", "a store"])
+def test_shards_are_stored_where_links_lead(backend: ModuleType, tmp_path: Path) -> None:
+    """To other disks, say."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "shard-000001").symlink_to(elsewhere)
+    shards.store(root, [Failing(0), Failing(3)], backend=name_of(backend))
+    assert (elsewhere / "CURRENT").exists()
+    imgstore.verify(root)
+    with imgstore.open_reader(root) as reader:
+        assert read_back(*reader.read_many()) == expected(range(6))
+
+
+@pytest.mark.parametrize("stands", ["other files", "a store", "another shard"])
 def test_a_folder_that_is_not_free_is_refused(tmp_path: Path, stands: str) -> None:
-    if stands == "a store":
+    if stands == "another shard":
+        imgstore.lmdb.store_many(tmp_path / "shard-000000", images_of()[:1], [0])
+    elif stands == "a store":
         imgstore.lmdb.store_many(tmp_path, images_of()[:1], [0])
     else:
         (tmp_path / "note.txt").write_text("mine")
