@@ -149,8 +149,10 @@ def store(options: argparse.Namespace, lock: Lock) -> None:
 def run_convert_to_shards(options: argparse.Namespace) -> None:
     if options.replace:
         raise InvalidArgumentError("--replace", "shards do not take the place of a store; give another DEST")
+    must_be_usable(options.dest)  # before anything is read
+    shards.must_be_free(options.dest, argument="DEST")
     size = options.shard_images
-    with connected(options.scheduler) as client:  # before much is read
+    with connected(options.scheduler) as client:
         source = opened_whole(options)
         parts = [part_of(source, range(len(source))[first : first + size]) for first in range(0, len(source), size)]
         with named(source, options.source, size):
@@ -196,9 +198,13 @@ def connected(address: str | None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def named(source: Source, location: str, shard_images: int = 0) -> Iterator[None]:
-    """Errors about an image name its file."""
+    """Errors about an image name its file, those about the store DEST."""
     try:
         yield
+    except InvalidArgumentError as error:
+        if error.argument != "root":
+            raise
+        raise InvalidArgumentError("DEST", str(error).removeprefix("root: ")) from None
     except UnsupportedImageError as error:
         position = (error.shard or 0) * shard_images + error.image_id
         where = source.paths[position] if isinstance(source, ImageFolder) else location

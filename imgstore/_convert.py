@@ -70,13 +70,20 @@ def compared_writer(
 
 def must_be_free(root: str, replace: bool) -> None:
     """Raise InvalidArgumentError where a store, or anything else, is in the way at `root`."""
-    if reason := sharded(root):
-        raise InvalidArgumentError("DEST", reason)
-    if is_store(root):
+    if is_store(root) and not sharded(root):
         if not replace:
             raise InvalidArgumentError("DEST", f"there is a store at {root} already; replace it with --replace")
-    elif os.path.isdir(root) and set(os.listdir(root)) - {"LOCK", "CURRENT.new", *generations(root)}:
-        raise InvalidArgumentError("DEST", f"{root} holds other files; give a folder that is new or empty")
+    else:
+        must_be_new(root, "DEST", lambda name: name in ("LOCK", "CURRENT.new", *generations(root)))
+
+
+def must_be_new(root: str, argument: str, may_stand: Callable[[str], bool]) -> None:
+    """Raise InvalidArgumentError where there is a sharded store at `root`, or anything but what may stand there."""
+    reason = sharded(root)
+    if not reason and os.path.isdir(root) and not all(map(may_stand, os.listdir(root))):
+        reason = f"{root} holds other files; give a folder that is new or empty"
+    if reason:
+        raise InvalidArgumentError(argument, reason)
 
 
 def must_be_usable(root: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from imgstore._backends import BACKENDS, backend_of
 from imgstore._checksums import checksum
-from imgstore._convert import compared_writer
+from imgstore._convert import compared_writer, must_be_new
 from imgstore._generations import (
     PLAN,
     SHARDS,
@@ -33,7 +33,6 @@ from imgstore._generations import (
     read_file,
     replace_generation,
     replace_text,
-    sharded,
     writing,
 )
 from imgstore._shards import Shard, manifest_text, open_shard, read_manifest, shard_name, verify_shard
@@ -85,9 +84,9 @@ def store(
         raise InvalidArgumentError("partitions", "give callables, as some may be called again, and others not at all")
     mark = secrets.token_hex(8) if fingerprint is None else f"{checksum(fingerprint.encode()):016x}"
     plan = f"imgstore-plan {backend} {len(parts)} {mark}\n"
-    _must_be_free(path, plan)
+    must_be_free(path, plan)
     with writing(path):
-        _must_be_free(path, plan)
+        must_be_free(path, plan)
         replace_text(path, PLAN, plan)
         tasks = ((path, plan, number, part, backend) for number, part in enumerate(parts))
         shards = sorted(show(_run(_store_shard, tasks, client)), key=lambda shard: int(shard.name.partition("-")[2]))
@@ -105,16 +104,11 @@ def verify(root: Root, client: Any = None, show: Show = iter) -> None:
         pass
 
 
-def _must_be_free(root: str, plan: str) -> None:
-    """Raise InvalidArgumentError unless `root` is new or empty, or holds what was stored for this very plan."""
-    if not os.path.lexists(f"{root}/{SHARDS}") and _read_plan(root) == plan.encode():
-        return
-    reason = sharded(root)
-    names = os.listdir(root) if os.path.isdir(root) else []
-    if not reason and not all(name in ("LOCK", f"{PLAN}.new") or _is_place(root, name) for name in names):
-        reason = f"{root} holds other files; give a folder that is new or empty"
-    if reason:
-        raise InvalidArgumentError("root", reason)
+def must_be_free(root: str, plan: str | None = None, argument: str = "root") -> None:
+    """Raise InvalidArgumentError unless `root` is new or empty, or holds what was stored for this plan, or any."""
+    stored = _read_plan(root)
+    if os.path.lexists(f"{root}/{SHARDS}") or stored is None or (plan is not None and stored != plan.encode()):
+        must_be_new(root, argument, lambda name: name in ("LOCK", f"{PLAN}.new") or _is_place(root, name))
 
 
 def _is_place(root: str, name: str) -> bool:

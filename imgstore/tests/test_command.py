@@ -286,7 +286,7 @@ BAD_ARGUMENTS = [
     (["info", "{photos}/top.png"], "{photos}/top.png: there is no imgstore store here"),
     (["verify"], "the following arguments are required: ROOT"),
     (["convert", "{photos}", "{dest}", "--backend=disk", "--shard-images=0"], "argument --shard-images: invalid"),
-    (["convert", "{photos}", "{store}", "--backend=disk", "--shard-images=2"], "root: {store} holds other files"),
+    (["convert", "{photos}", "{store}", "--backend=disk", "--shard-images=2"], "DEST: {store} holds other files"),
     (
         ["convert", "{photos}", "{dest}", "--backend=disk", "--shard-images=2", "--replace"],
         "--replace: shards do not take the place of a store; give another DEST",
@@ -533,12 +533,12 @@ def test_a_conversion_to_shards_that_was_stopped_goes_on(photos: Path, dest: Pat
     must_be_refused(run("verify", dest), 2, f"{dest}: there is no imgstore store here")
     generation = current(dest / "shard-000000")[3]
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    must_be_refused(run(*command), 2, f"root: {dest} holds a part of another sharded store; remove it")
+    must_be_refused(run(*command), 2, f"DEST: {dest} holds a part of another sharded store; remove it")
     must_be_refused(run(*command[:-2], "--backend=hdf5"), 2, f"DEST: {dest} holds a part of another sharded store")
     broken.write_bytes(whole)
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
     (photos / "aardvark").mkdir()  # the labels are others
-    must_be_refused(run(*command), 2, f"root: {dest} holds a part of another sharded store; remove it")
+    must_be_refused(run(*command), 2, f"DEST: {dest} holds a part of another sharded store; remove it")
     (photos / "aardvark").rmdir()
     assert run(*command).status == 0
     assert current(dest / "shard-000000")[3] == generation
@@ -561,6 +561,16 @@ def test_an_image_of_a_shard_that_cannot_be_stored_is_named(
     Image.fromarray(pixels(1, (5, 5), BYTE)).save(photos / "zebra/1.png")
     ended = run("convert", photos, dest, "--backend=disk", "--shard-images=2")
     must_be_refused(ended, 1, f"{photos / 'zebra/1.png'}: shard 1, image 1: has 5 x 5 pixels")
+
+
+def test_a_bad_dest_for_shards_is_refused_before_anything_is_read(
+    photos: Path, store: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(__main__, "open_source", None)
+    (tmp_path / "file").touch()
+    for dest, reason in ((store, "holds other files"), (tmp_path / "file/dest", "cannot be made or written to")):
+        ended = run("convert", photos, dest, "--backend=hdf5", "--shard-images=2")
+        must_be_refused(ended, 2, f"DEST: {dest} {reason}")
 
 
 def test_unreadable_files_are_left_out_of_shards(photos: Path, dest: Path, run: Run) -> None:
