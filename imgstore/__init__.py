@@ -33,9 +33,10 @@ Errors are in `imgstore.errors`. `python -m imgstore` makes stores of folders, o
 
 import os
 
+from imgstore import shards
 from imgstore._backends import BACKENDS, backend_of
 from imgstore._generations import Root, open_live
-from imgstore._shards import ShardedReader, is_sharded, read_manifest, verify_shard
+from imgstore._shards import ShardedReader, is_sharded, read_manifest
 from imgstore._store import Reader
 
 __all__ = ["BACKENDS", "Reader", "open_reader", "verify"]
@@ -51,9 +52,7 @@ def open_reader(root: Root, *, verify: bool = True) -> Reader:
 
 def verify(root: Root) -> None:
     """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
-    path = os.path.abspath(root)
-    if not is_sharded(path):
+    if is_sharded(os.fspath(root)):
+        shards.verify(root)
+    else:
         open_live(root, lambda found: backend_of(found).verify_generation(found))
-        return
-    for shard in read_manifest(path).shards:
-        verify_shard(path, shard)

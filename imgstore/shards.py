@@ -12,6 +12,7 @@ import contextlib
 import errno
 import importlib
 import itertools
+import logging
 import os
 import pickle
 import re
@@ -50,6 +51,7 @@ from imgstore.errors import (
 Partition = Iterable[Pair] | Callable[[], Iterable[Pair]]
 Show = Callable[[Iterable[Any]], Iterable[Any]]
 
+_log = logging.getLogger("imgstore")  # to stderr, where nobody configured it otherwise
 REQUIREMENTS = "imgstore/requirements-dask.txt"
 _LARGEST_PLAN = 4096
 _WAIT = 1.0  # seconds, for a task that is at work on the same shard elsewhere
@@ -146,16 +148,19 @@ def _run(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client:
 
 def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client: Any) -> Iterator[Any]:
     cloudpickle, distributed = map(importlib.import_module, ("cloudpickle", "distributed"))
+    if not client.scheduler_info()["workers"]:
+        _log.warning("%s has no workers yet; waiting", client.scheduler.address)
     run = f"{function.__name__}-{secrets.token_hex(8)}"
     calls = (cloudpickle.dumps(_Call(function, task)) for task in tasks)
     futures = [client.submit(pickle.loads, call, key=f"{run}-{number}") for number, call in enumerate(calls)]
     try:
         for future in distributed.as_completed(futures):
-            if future.cancelled():
-                raise ClusterError("the scheduler was lost, or cancelled a task; start it, and do the same again")
             result = future.result()
             future.release()  # held there, it would be made anew where its worker ended
             yield result
+    except distributed.CancelledError:
+        message = "the scheduler was lost, or cancelled a task; start it, and do the same again"
+        raise ClusterError(message) from None
     except distributed.KilledWorker as error:
         ended = f"{error.allowed_failures + 1} workers ended at the same task, the last at {error.last_worker.address}"
         raise ClusterError(f"{ended}; look there for the reason, which may be their --memory-limit") from None
@@ -209,12 +214,16 @@ def _must_be_planned(root: str, plan: str) -> None:
 @contextlib.contextmanager
 def _writing_next(path: str) -> Iterator[str]:
     """As `writing`, once no other task is at work there."""
+    told = False
     with contextlib.ExitStack() as stack:
         while True:
             try:
                 root = stack.enter_context(writing(path))
                 break
-            except StoreBusyError:
+            except StoreBusyError as error:
+                if not told:
+                    _log.warning("%s; waiting", error)
+                told = True
                 time.sleep(_WAIT)
         yield root
 

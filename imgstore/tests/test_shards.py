@@ -585,7 +585,9 @@ def plan_of(root: Path) -> str:
     return text
 
 
-def test_a_task_that_runs_twice_at_once_stores_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_runs_twice_at_once_stores_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     plan, drawn, waits, told = plan_of(tmp_path), list[int](), threading.Event(), list[Any]()
     monkeypatch.setattr("imgstore.shards.time.sleep", lambda seconds: waits.set())
 
@@ -603,6 +605,8 @@ def test_a_task_that_runs_twice_at_once_stores_once(tmp_path: Path, monkeypatch:
     for thread in threads:
         thread.join(60)
     assert len(told) == 2 and told[0] == told[1] and len(drawn) == 1
+    waited = f"{tmp_path}/shard-000000: another writer is at work; try again when it is done; waiting"
+    assert [record.getMessage() for record in caplog.records] == [waited]
 
 
 def test_a_worker_that_sees_another_folder_stores_nothing(tmp_path: Path) -> None:
