@@ -8,11 +8,13 @@ import pickle
 import re
 import resource
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ from imgstore.errors import (
     StoreReplacedError,
     UnsupportedImageError,
 )
-from imgstore.tests.checks import current, files, in_child, read_back, record, records, refused
+from imgstore.tests.checks import current, files, in_child, python_of_the_readme, read_back, record, records, refused
 from imgstore.tests.strategies import Array, pixels
 
 BYTE = np.dtype(np.uint8)
@@ -141,6 +143,15 @@ def test_each_shard_is_a_store_by_itself(backend: ModuleType, made: Path) -> Non
     images, labels = backend.read_many(made / "shard-000004")
     assert read_back(images, labels) == expected(range(406, COUNT))
     assert not (made / "PLAN").exists()
+
+
+def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "dask.distributed", MagicMock())  # which may not be installed
+    exec(python_of_the_readme()[-1], {})
+    with imgstore.open_reader("many") as reader:
+        images, labels = reader.read_many([0, 9999])
+        assert len(reader) == 10_000 and images[1][0, 0, 0] == 9999 % 256 and labels.tolist() == [0, 9999]
 
 
 def test_no_shards_and_no_images(backend: ModuleType, tmp_path: Path) -> None:
