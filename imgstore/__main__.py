@@ -171,6 +171,8 @@ def opened_whole(options: argparse.Namespace) -> Source:
     """The images to store in shards."""
     # absolute, as a worker may have another current folder
     source = opened(os.path.abspath(options.source), options.dest, options.skip_unreadable)
+    if isinstance(source, ShardedReader):  # which has no gaps, and may have more ids than memory holds
+        return source
     if isinstance(source, imgstore.Reader) and len(source) and source.ids[-1] != len(source) - 1:
         message = f"there are gaps in the ids of {options.source}, which shards do not keep"
         raise InvalidArgumentError("--shard-images", message)

@@ -120,8 +120,8 @@ class _Environment(Mapped):
             view = self.block(image_id)
             rows = slice(view.block.first, view.block.first + len(view.checksums))
             self.labels[rows], self.checksums[rows] = view.block.labels, view.checksums
-            self._views[number] = view
             self.addresses[number] = view.block.images.ctypes.data
+            self._views[number] = view  # last: another thread takes what is there for whole
         return self._views[number]
 
     def take(self, ids: Labels) -> Array:

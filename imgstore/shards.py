@@ -148,19 +148,19 @@ def _run(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client:
 
 def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client: Any) -> Iterator[Any]:
     asyncio, cloudpickle, distributed = map(importlib.import_module, ("asyncio", "cloudpickle", "distributed"))
-    if not client.scheduler_info()["workers"]:
-        _log.warning("%s has no workers yet; waiting", client.scheduler.address)
     run = f"{function.__name__}-{secrets.token_hex(8)}"
     calls = (cloudpickle.dumps(_Call(function, task)) for task in tasks)
-    futures = [client.submit(pickle.loads, call, key=f"{run}-{number}") for number, call in enumerate(calls)]
     try:
+        futures = [client.submit(pickle.loads, call, key=f"{run}-{number}") for number, call in enumerate(calls)]
+        if not client.scheduler_info()["workers"]:
+            _log.warning("%s has no workers yet; waiting", client.scheduler.address)
         with contextlib.ExitStack() as stack:
             stack.callback(client.cancel, futures)
             for future in distributed.as_completed(futures):
                 result = future.result()
                 future.release()  # held there, it would be made anew where its worker ended
                 yield result
-    except (distributed.CancelledError, asyncio.CancelledError):  # the latter from calls that were under way
+    except (distributed.CancelledError, asyncio.CancelledError, distributed.client.ClosedClientError):
         message = "the scheduler was lost, or cancelled a task; start it, and do the same again"
         raise ClusterError(message) from None
     except distributed.KilledWorker as error:

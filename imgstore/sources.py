@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from imgstore import Reader, open_reader
 from imgstore._checksums import checksum
+from imgstore._generations import PLAN
 from imgstore._shards import is_sharded
 from imgstore.errors import SourceError
 
@@ -49,6 +50,8 @@ def open_source(location: str | os.PathLike[str]) -> "Source":
         raise SourceError(path, f"there is no such file or folder; {EXPECTED}")
     if os.path.lexists(path / "CURRENT") or is_sharded(str(path)):
         return open_reader(path)
+    if os.path.lexists(path / PLAN):
+        raise SourceError(path, "this is a part of a sharded store; have the rest stored first")
     for folder in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin"):
         if any(os.path.isfile(folder / name) for name in BATCHES):
             return Cifar10(folder)

@@ -548,11 +548,11 @@ def test_the_efficiency_is_against_one_reader(trained: Run, folder: Path) -> Non
 def test_a_run_of_both_caches_is_compared_with_its_like(
     tmp_path: Path, trained: Run, folder: Path, begun: Callable[..., Run]
 ) -> None:
-    few = ("-kread_one and floor", storage(folder / "trained"), "--benchmark-compare", *TRAINING)
+    few = ("-kread_one and floor", "--readers=1", storage(folder / "trained"), "--benchmark-compare", *TRAINING)
     run = measure(tmp_path, *few)
     assert run.status == 0 and "test_read_one[10-floor-8px-cold] (0001_" in run.out
     for option, reason in (
-        ("--cache=warm", "not the same terms: durable False, cold False, verify True now, durable False, cold both"),
+        ("--cache=warm", "not the same terms: durable False, cold False, verify True, readers other processes now"),
         ("--image-size=8", "not the same images: name synthetic 8x8x3"),
     ):
         must_be_refused(begun(*few, option), f"--benchmark-compare: {reason}")

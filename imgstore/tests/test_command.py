@@ -531,6 +531,7 @@ def test_a_conversion_to_shards_that_was_stopped_goes_on(photos: Path, dest: Pat
     command = "convert", photos, dest, "--backend=lmdb", "--shard-images=1"
     must_be_refused(run(*command), 1, f"{broken}: ", "--skip-unreadable leaves such files out")
     must_be_refused(run("verify", dest), 2, f"{dest}: there is no imgstore store here")
+    must_be_refused(run("convert", dest, dest.parent / "other", "--backend=disk"), 2, f"{dest}: this is a part of a")
     generation = current(dest / "shard-000000")[3]
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
     must_be_refused(run(*command), 2, f"DEST: {dest} holds a part of another sharded store; remove it")

@@ -329,6 +329,14 @@ def busy(root: Path) -> bool:
         return True
 
 
+def test_a_scheduler_that_was_lost_before(cluster: Cluster, tmp_path: Path) -> None:
+    with distributed.Client(cluster.address) as client:
+        pass
+    with pytest.raises(ClusterError) as info:
+        shards.store(tmp_path / "root", [Part(0)], backend="lmdb", client=client)
+    must_say(info.value, ClusterError, "the scheduler was lost")
+
+
 def test_no_scheduler_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgstore.__main__.CONNECT_SECONDS", 0.3)
     for address in ("tcp://127.0.0.1:1", "nonsense://"):
