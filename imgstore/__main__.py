@@ -206,7 +206,7 @@ def named(source: Source, location: str, shard_images: int = 0) -> Iterator[None
     except InvalidArgumentError as error:
         if error.argument != "root":
             raise
-        raise InvalidArgumentError("DEST", str(error).removeprefix("root: ")) from None
+        raise InvalidArgumentError("DEST", error.reason) from None
     except UnsupportedImageError as error:
         position = (error.shard or 0) * shard_images + error.image_id
         where = source.paths[position] if isinstance(source, ImageFolder) else location

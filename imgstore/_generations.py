@@ -112,11 +112,12 @@ def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
 def is_store(root: str) -> bool:
     """Whether a store is there, also a damaged one; LevelDB and RocksDB have a CURRENT and a LOCK, too."""
     try:
-        return read_file(f"{root}/CURRENT", _LARGEST_CURRENT).startswith(b"imgstore ") or bool(generations(root))
+        ours = read_file(f"{root}/CURRENT", _LARGEST_CURRENT).startswith(b"imgstore ")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except CorruptStoreError:
-        return bool(generations(root))
+        ours = False
+    return ours or bool(generations(root))
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ class View(NamedTuple):
 
 SINGLE = Contents(1, None, 1)
 _MOST_BYTES = 2**63 - 1  # of an array, as NumPy counts them
+_LIBC = ctypes.CDLL(None)
 
 
 class Mapped(Many):
@@ -112,7 +113,7 @@ def _let_go(mapped: Array) -> None:
     first, end = (
         -(-at // mmap.PAGESIZE) * mmap.PAGESIZE for at in (mapped.ctypes.data, mapped.ctypes.data + mapped.nbytes)
     )
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+    _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 class _Memory:

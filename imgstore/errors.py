@@ -22,7 +22,7 @@ class InvalidArgumentError(ImgstoreError, ValueError):
     """An argument that no backend takes: `argument` names it."""
 
     def __init__(self, argument: str, message: str) -> None:
-        self.argument = argument
+        self.argument, self.reason = argument, message
         super().__init__(f"{argument}: {message}")
 
 

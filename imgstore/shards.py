@@ -1,8 +1,8 @@
 """Sharded stores, for more images than one disk holds or one process stores in time: made and verified.
 
 How one lies on disk is in `imgstore/_shards.py`; `imgstore.open_reader` reads it. With a `client` of Dask distributed
-(`pip install -r imgstore/requirements-dask.txt`) each shard is a task, and Dask chooses the worker. Scheduler and
-workers import imgstore, and all see `root` under the same path, on one file system that knows locks (flock).
+(`pip install -r imgstore/requirements-dask.txt`) each shard is a task, and Dask chooses the worker. Workers import
+imgstore and see `root` under the same path, on one file system that knows locks (flock); the scheduler needs neither.
 
 A task that is run twice, or that died half-way, does no harm: a shard is stored all or nothing, and one that is whole
 is verified and kept.
