@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,14 +46,7 @@ def batch_rows(cell: Cell, seconds: float) -> Iterator[str]:
     """How many times as long as of the plain store a batch of a sharded one takes."""
     for count in SHARDS:
         directory = os.path.join(cell.directory, f"{count}-shards")
-        sharded = Cell(
-            cell.name,
-            SimpleNamespace(open_reader=imgstore.open_reader),
-            cell.images,
-            cell.labels,
-            directory,
-            cell.terms,
-        )
+        sharded = replace(cell, backend=imgstore, directory=directory)
         shards.store(sharded.stored, parts(cell.stored, count), backend=cell.name)
         settle()
         ours, plain = ReadBatch(sharded), ReadBatch(cell)

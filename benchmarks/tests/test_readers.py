@@ -22,6 +22,26 @@ from benchmarks.tests.test_workloads import BACKENDS, COUNT, LABELS, MIXED, ONCE
 from benchmarks.workloads import BATCH, Cell, ReadBatch, ReadMany, Rounds, Terms, WrongResultError, measure
 
 KINDS = (ReadBatch, ReadMany)
+MEASURING = """
+    import time
+    import numpy as np
+    from benchmarks.readers import ReadWhileReplaced
+    from benchmarks.workloads import Cell, Terms
+    from imgstore import hdf5
+
+    if __name__ == "__main__":
+        cell = Cell("hdf5", hdf5, np.zeros((5, 4, 4), np.uint8), np.zeros(5, np.int64), {folder!r}, Terms())
+        cell.store()
+        workload = ReadWhileReplaced(cell, 2)
+        workload.prepare()
+        helpers = [*workload.helpers, workload.writer]
+        print(*(helper.process.pid for helper in helpers), flush=True)
+        if {in_a_round}:
+            workload.calls = 2000
+            workload.prepare()
+            workload.call()
+        time.sleep(60)
+"""
 
 
 def cell_of(folder: Path, backend: str = "hdf5", images: Any = PIXELS, terms: Terms | None = None) -> Cell:
@@ -288,26 +308,7 @@ def test_a_process_that_ends_is_named_by_its_status() -> None:
 @pytest.mark.parametrize("during", ["between rounds", "in a round"])
 def test_nothing_lives_on_when_the_one_that_measures_is_killed(tmp_path: Path, during: str) -> None:
     """Neither a reader nor the writer."""
-    text = f"""
-        import time
-        import numpy as np
-        from benchmarks.readers import ReadWhileReplaced
-        from benchmarks.workloads import Cell, Terms
-        from imgstore import hdf5
-
-        if __name__ == "__main__":
-            cell = Cell("hdf5", hdf5, np.zeros((5, 4, 4), np.uint8), np.zeros(5, np.int64), {str(tmp_path)!r}, Terms())
-            cell.store()
-            workload = ReadWhileReplaced(cell, 2)
-            workload.prepare()
-            helpers = [*workload.helpers, workload.writer]
-            print(*(helper.process.pid for helper in helpers), flush=True)
-            if {during == "in a round"}:
-                workload.calls = 2000
-                workload.prepare()
-                workload.call()
-            time.sleep(60)
-    """
+    text = MEASURING.format(folder=str(tmp_path), in_a_round=during == "in a round")
     (tmp_path / "measure.py").write_text(textwrap.dedent(text))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, str(tmp_path / "measure.py")]
