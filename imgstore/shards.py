@@ -147,20 +147,29 @@ def _run(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client:
 
 
 def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], client: Any) -> Iterator[Any]:
-    asyncio, cloudpickle, distributed = map(importlib.import_module, ("asyncio", "cloudpickle", "distributed"))
+    cloudpickle, distributed = map(importlib.import_module, ("cloudpickle", "distributed"))
     run = f"{function.__name__}-{secrets.token_hex(8)}"
     calls = (cloudpickle.dumps(_Call(function, task)) for task in tasks)
-    try:
+    with _explained(distributed), contextlib.ExitStack() as stack:
         futures = [client.submit(pickle.loads, call, key=f"{run}-{number}") for number, call in enumerate(calls)]
+        stack.callback(client.cancel, futures)
         if not client.scheduler_info()["workers"]:
             _log.warning("%s has no workers yet; waiting", client.scheduler.address)
-        with contextlib.ExitStack() as stack:
-            stack.callback(client.cancel, futures)
-            for future in distributed.as_completed(futures):
-                result = future.result()
-                future.release()  # held there, it would be made anew where its worker ended
-                yield result
-    except (distributed.CancelledError, asyncio.CancelledError, distributed.client.ClosedClientError):
+        for future in distributed.as_completed(futures):
+            result = future.result()
+            future.release()  # held there, it would be made anew where its worker ended
+            yield result
+
+
+@contextlib.contextmanager
+def _explained(distributed: Any) -> Iterator[None]:
+    """What Dask raises is a ClusterError that says what happened; what a task raised stays as it is."""
+    # however a call shows that there is no scheduler any more: begun before, under way, or made after
+    asyncio, client, comm = importlib.import_module("asyncio"), distributed.client, distributed.comm
+    lost = distributed.CancelledError, asyncio.CancelledError, comm.CommClosedError, client.ClosedClientError
+    try:
+        yield
+    except lost:
         message = "the scheduler was lost, or cancelled a task; start it, and do the same again"
         raise ClusterError(message) from None
     except distributed.KilledWorker as error:

@@ -9,6 +9,7 @@ import importlib
 import io
 import multiprocessing
 import os
+import pkgutil
 import re
 import subprocess
 import threading
@@ -327,6 +328,19 @@ def busy(root: Path) -> bool:
             return False
     except StoreBusyError:
         return True
+
+
+@pytest.mark.parametrize(
+    "name", ["distributed.CancelledError", "asyncio.CancelledError", "distributed.comm.CommClosedError"]
+)
+def test_a_scheduler_that_is_lost_in_a_call(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def result(future: Any) -> Any:
+        raise pkgutil.resolve_name(name)
+
+    monkeypatch.setattr(distributed.Future, "result", result)
+    must_say(Storing(cluster, tmp_path / "root", [Part(0)]).end(), ClusterError, "the scheduler was lost")
 
 
 def test_a_scheduler_that_was_lost_before(cluster: Cluster, tmp_path: Path) -> None:
