@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import imgstore
 from benchmarks import contest, floor, gate, proving, verdicts, worker, workloads
 from benchmarks.contest import NEW, REF, Key
 from benchmarks.proving import CELLS, KINDS, Kind, busy, one_after_the_other, planted_trees, prove, run, table
@@ -175,6 +176,13 @@ def test_the_command_says_how_to_go_on(
     with pytest.raises(SystemExit) as ended:
         gate.main()
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+
+
+def test_the_table_in_the_readme_is_that_of_the_runs_beside_it() -> None:
+    results = Path(proving.__file__).with_name("results") / "proving.json"
+    shown = table(list(json.loads(results.read_text())["runs"].values()))
+    readme = Path(imgstore.__file__).parents[1] / "README.md"
+    assert "\n".join(itertools.takewhile(bool, shown)) in readme.read_text()
 
 
 @pytest.mark.parametrize("load", ["", "random", "one side"])
