@@ -5,6 +5,7 @@ The exit status is 0; 1 for damage, or for what cannot be read or stored; 2 for 
 
 import argparse
 import contextlib
+import errno
 import functools
 import importlib
 import io
@@ -24,7 +25,14 @@ from imgstore._convert import Lock, convert, must_be_free, must_be_usable
 from imgstore._generations import FORMAT, is_store, writing
 from imgstore._images import Form, image_bytes
 from imgstore._shards import ShardedReader, is_sharded, read_manifest
-from imgstore.errors import ImgstoreError, InvalidArgumentError, SourceError, StoreNotFoundError, UnsupportedImageError
+from imgstore.errors import (
+    ClusterError,
+    ImgstoreError,
+    InvalidArgumentError,
+    SourceError,
+    StoreNotFoundError,
+    UnsupportedImageError,
+)
 from imgstore.sources import (
     ImageFolder,
     Source,
@@ -155,7 +163,7 @@ def run_convert_to_shards(options: argparse.Namespace) -> None:
     with connected(options.scheduler) as client:
         source = opened_whole(options)
         parts = [part_of(source, range(len(source))[first : first + size]) for first in range(0, len(source), size)]
-        with named(source, options.source, size):
+        with named(source, options.source, size, client is not None):
             shards.store(
                 options.dest,
                 [functools.partial(iter, part) for part in parts],
@@ -199,8 +207,8 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def named(source: Source, location: str, shard_images: int = 0) -> Iterator[None]:
-    """Errors about an image name its file, those about the store DEST."""
+def named(source: Source, location: str, shard_images: int = 0, workers: bool = False) -> Iterator[None]:
+    """Errors about an image name its file, those about the store DEST, and those of workers what they do not see."""
     try:
         yield
     except InvalidArgumentError as error:
@@ -211,8 +219,17 @@ def named(source: Source, location: str, shard_images: int = 0) -> Iterator[None
         position = (error.shard or 0) * shard_images + error.image_id
         where = source.paths[position] if isinstance(source, ImageFolder) else location
         raise SourceError(where, str(error)) from None
-    except SourceError as error:
+    except (StoreNotFoundError, SourceError) as error:
+        if workers and is_missing(error) and os.path.exists(error.path):
+            message = f"a worker does not see {error.path}; have all workers see it under the same path"
+            raise ClusterError(message) from None
+        if isinstance(error, StoreNotFoundError):
+            raise
         raise (advised(error) if isinstance(source, ImageFolder) else error) from None
+
+
+def is_missing(error: StoreNotFoundError | SourceError) -> bool:
+    return isinstance(error, StoreNotFoundError) or error.reason == os.strerror(errno.ENOENT)
 
 
 def opened(source: str, dest: str, skip: bool) -> Source:

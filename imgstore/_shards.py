@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import resource
+import socket
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -128,7 +129,8 @@ def open_shard(root: str, shard: Shard, open_generation: Callable[[Backend, Gene
         return open_generation(backend, generation, singles)
 
     if not os.path.lexists(f"{path}/CURRENT"):
-        raise CorruptStoreError(path, "is missing, though SHARDS lists it; put it back, or store all anew")
+        unseen = f"{socket.gethostname()} sees no store here, though SHARDS lists it"  # which another host may see
+        raise CorruptStoreError(path, f"{unseen}; put it back, or store all anew")
     return open_live(path, listed)
 
 
@@ -137,7 +139,7 @@ def verify_shard(root: str, shard: Shard) -> None:
     open_shard(root, shard, lambda backend, generation, _: backend.verify_generation(generation))
 
 
-class _Open(NamedTuple):
+class _OpenShards(NamedTuple):
     """The shards that are open. It never changes: who reads holds it, and with it all that is mapped."""
 
     readers: dict[int, Reader]
@@ -146,13 +148,14 @@ class _Open(NamedTuple):
     # 0 where it is not in `mapped`
     places: NDArray[np.int64]  # (4, shards)
 
-    def without_others(self, numbers: list[int]) -> "_Open":
+    def without_others(self, numbers: list[int]) -> "_OpenShards":
         places = np.zeros_like(self.places)
         places[:, numbers] = self.places[:, numbers]
         readers = {number: self.readers[number] for number in numbers if number in self.readers}
-        return _Open(readers, {number: self.mapped[number] for number in numbers if number in self.mapped}, places)
+        mapped = {number: self.mapped[number] for number in numbers if number in self.mapped}
+        return _OpenShards(readers, mapped, places)
 
-    def and_also(self, readers: dict[int, Reader]) -> "_Open":
+    def and_also(self, readers: dict[int, Reader]) -> "_OpenShards":
         mapped, places = dict(self.mapped), self.places.copy()
         for number, reader in readers.items():
             many = reader.unreplaced()
@@ -160,7 +163,7 @@ class _Open(NamedTuple):
                 mapped[number] = many
                 told = many.addresses, many.labels, many.checksums
                 places[:, number] = *(each.ctypes.data for each in told), many.per_block
-        return _Open(self.readers | readers, mapped, places)
+        return _OpenShards(self.readers | readers, mapped, places)
 
 
 class _Shards(Many):
@@ -172,11 +175,11 @@ class _Shards(Many):
         self._firsts = np.array(firsts, np.int64)
         forms = {shard.form for shard in manifest.shards if shard.images}
         self.form = forms.pop() if len(forms) == 1 else None
-        self._opened = _Open({}, {}, np.zeros((4, len(firsts)), np.int64))
+        self._opened = _OpenShards({}, {}, np.zeros((4, len(firsts)), np.int64))
 
     def reader(self, number: int) -> Reader:
         reader = self._opened.readers.get(number)
-        return self._open([number]).readers[number] if reader is None else reader
+        return self._have_open([number]).readers[number] if reader is None else reader
 
     def read(self, image_id: int) -> Pair:
         number = bisect_right(self._firsts, image_id) - 1
@@ -192,15 +195,15 @@ class _Shards(Many):
         opened = self._by_address(numbers)
         return self._gather_at(opened, numbers, rows) if opened else self._gather_by_shard(numbers, rows)
 
-    def _by_address(self, numbers: Labels) -> _Open | None:
+    def _by_address(self, numbers: Labels) -> _OpenShards | None:
         """These shards, if they can be open at once and all be read by address."""
         opened = self._opened
         if not opened.places[0, numbers].all():
             needed = np.unique(numbers).tolist()
-            opened = self._open(needed) if len(needed) <= self._most else opened
+            opened = self._have_open(needed) if len(needed) <= self._most else opened
         return opened if opened.places[0, numbers].all() else None
 
-    def _gather_at(self, opened: _Open, numbers: Labels, rows: Labels) -> tuple[Array, Labels]:
+    def _gather_at(self, opened: _OpenShards, numbers: Labels, rows: Labels) -> tuple[Array, Labels]:
         """In as many calls of NumPy for many shards as for one."""
         assert self.form is not None
         addresses, at_labels, at_checksums, per_block = opened.places[:, numbers]
@@ -234,16 +237,16 @@ class _Shards(Many):
             for block in many.read_blocks(None if images is None else images[first : first + many.count], once):
                 yield block._replace(first=first + block.first)
 
-    def _open(self, needed: list[int]) -> _Open:
+    def _have_open(self, needed: list[int]) -> _OpenShards:
         """Have these open, and others only if that is not too many."""
         opened = self._opened  # at once: another thread may open others meanwhile
         if len(opened.readers.keys() | set(needed)) > self._most:
             self._opened = opened = opened.without_others(needed)  # first, as files are few
-        new = {number: self._reader(number) for number in needed if number not in opened.readers}
+        new = {number: self._new_reader(number) for number in needed if number not in opened.readers}
         self._opened = opened = opened.and_also(new)
         return opened
 
-    def _reader(self, number: int) -> Reader:
+    def _new_reader(self, number: int) -> Reader:
         def opened(backend: Backend, generation: Generation, singles: Labels) -> Reader:
             return Reader(backend, generation, self._verify, singles)
 

@@ -56,7 +56,7 @@ class SourceError(ImgstoreError, ValueError):
 
 
 class ClusterError(ImgstoreError, RuntimeError):
-    """A cluster of Dask did not finish: its scheduler was lost, or a task ended worker after worker."""
+    """A cluster of Dask did not finish: its scheduler was lost, workers ended, or see other folders or packages."""
 
 
 class ReaderClosedError(ImgstoreError, ValueError):

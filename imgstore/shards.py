@@ -163,7 +163,7 @@ def _run_there(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], c
 
 @contextlib.contextmanager
 def _explained(distributed: Any) -> Iterator[None]:
-    """What Dask raises is a ClusterError that says what happened; what a task raised stays as it is."""
+    """What Dask raises is a ClusterError that says what happened."""
     # however a call shows that there is no scheduler any more: begun before, under way, or made after
     asyncio, client, comm = importlib.import_module("asyncio"), distributed.client, distributed.comm
     lost = distributed.CancelledError, asyncio.CancelledError, comm.CommClosedError, client.ClosedClientError

@@ -7,6 +7,7 @@ import copy
 import io
 import os
 import pickle
+import stat
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,7 @@ def read_image(path: Path) -> Array:
 
 
 def _pixels(path: Path) -> Array:
-    if not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no regular file")
     # Given the path instead, Pillow 13.0 scrambles an uncompressed TIFF file that is to be rotated.
     with open(path, "rb") as file, Image.open(file) as turned:

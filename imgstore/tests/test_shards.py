@@ -8,6 +8,7 @@ import pickle
 import re
 import resource
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,7 +222,7 @@ def test_files_are_let_go(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_thread_may_let_go_of_a_shard_while_it_is_read(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here as soon as it was opened."""
     monkeypatch.setattr(_shards, "_most_open", lambda: 4)
-    opening: Any = _shards._Shards._open
+    opening: Any = _shards._Shards._have_open
 
     def interrupted(self: Any, needed: list[int]) -> Any:
         opened = opening(self, needed)
@@ -229,7 +230,7 @@ def test_another_thread_may_let_go_of_a_shard_while_it_is_read(made: Path, monke
         opening(self, [4])
         return opened
 
-    monkeypatch.setattr(_shards._Shards, "_open", interrupted)
+    monkeypatch.setattr(_shards._Shards, "_have_open", interrupted)
     with imgstore.open_reader(made) as reader:
         assert record(*reader[3]) == expected([3])[0]
         assert read_ids(reader, BATCH) == expected(BATCH)
@@ -286,7 +287,8 @@ def test_a_missing_shard_is_noticed(root: Path) -> None:
     shutil.rmtree(root / "shard-000002")
     with imgstore.open_reader(root) as reader:
         for call in (lambda: reader[5], lambda: reader.read_many([0, 5]), lambda: imgstore.verify(root)):
-            with refused(root, CorruptStoreError, f"{root}/shard-000002: is missing, though SHARDS lists it"):
+            unseen = f"{root}/shard-000002: {socket.gethostname()} sees no store here, though SHARDS lists it"
+            with refused(root, CorruptStoreError, unseen):
                 call()
         assert read_ids(reader, [0, 406]) == expected([0, 406])
 

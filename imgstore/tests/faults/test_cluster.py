@@ -9,8 +9,8 @@ import importlib
 import io
 import multiprocessing
 import os
-import pkgutil
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import imgstore
 from imgstore import shards
@@ -37,6 +38,7 @@ distributed = pytest.importorskip(
 
 SIDE, COUNT = 32, 800  # of a shard; a block of lmdb and hdf5 has some 340 of them
 LOCAL = "127.0.0.1"
+CLONE_NEWNS = 0x20000  # as unshare(2) counts it; `os.unshare` is there from Python 3.12 on
 
 
 def pair(image_id: int) -> tuple[Array, int]:
@@ -66,15 +68,24 @@ def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def inside(folder: Path, host: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """In a process of its own, on this host, with what it prints in a file."""
+def inside(folder: Path, host: str, hidden: Path | None, function: Callable[..., Any], *arguments: Any) -> None:
+    """In a process of its own, on this host, with what it prints in a file; `hidden` is an empty folder there."""
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if host:
         with open(f"/run/netns/{host}") as namespace:
             ctypes.CDLL(None).setns(namespace.fileno(), 0)
+    if hidden:
+        hide(hidden)
     function(*arguments)
+
+
+def hide(folder: Path) -> None:
+    """From this process alone, which gets mounts of its own; only where `memory` can mount, too."""
+    assert ctypes.CDLL(None).unshare(CLONE_NEWNS) == 0
+    run("mount", "--make-rprivate", "/")
+    run("mount", "-t", "tmpfs", "tmpfs", folder)
 
 
 def serve(sending: Connection, address: str, folder: Path, options: dict[str, Any]) -> None:
@@ -125,8 +136,8 @@ class Cluster:
         self.scheduler = self._start(self.hosts[0], serve, sending, self.host, self.folder, options)
         self.address = str(self._told(receiving))
 
-    def start_worker(self) -> None:
-        self._start(self.hosts[1], work, self.address, self.folder)
+    def start_worker(self, hidden: Path | None = None) -> None:
+        self._start(self.hosts[1], work, self.address, self.folder, hidden=hidden)
 
     def command(self, *arguments: str) -> Callable[[], Any]:
         """A command on the scheduler's host; what is given waits for its exit status and errors."""
@@ -144,8 +155,8 @@ class Cluster:
             process.kill()
             process.join()
 
-    def _start(self, host: str, *call: Any) -> Any:
-        process: Any = self.context.Process(target=inside, args=(self.folder, host, *call), daemon=True)
+    def _start(self, host: str, *call: Any, hidden: Path | None = None) -> Any:
+        process: Any = self.context.Process(target=inside, args=(self.folder, host, hidden, *call), daemon=True)
         process.start()
         self.processes.append(process)
         return process
@@ -226,7 +237,8 @@ def test_shards_are_stored_and_verified_by_workers(cluster: Cluster, tmp_path: P
         (root / "shard-000002/CURRENT").unlink()
         with pytest.raises(CorruptStoreError) as info:
             shards.verify(root, client)
-        must_say(info.value, CorruptStoreError, f"{root}/shard-000002: is missing, though SHARDS lists it; put it back")
+        unseen = f"{root}/shard-000002: {socket.gethostname()} sees no store here, though SHARDS lists it; put it back"
+        must_say(info.value, CorruptStoreError, unseen)
 
 
 def test_a_worker_is_killed_in_the_middle_of_a_shard_twice(tmp_path: Path) -> None:
@@ -331,16 +343,60 @@ def busy(root: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["distributed.CancelledError", "asyncio.CancelledError", "distributed.comm.CommClosedError"]
+    "error", [distributed.CancelledError, asyncio.CancelledError, distributed.comm.CommClosedError]
 )
 def test_a_scheduler_that_is_lost_in_a_call(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     def result(future: Any) -> Any:
-        raise pkgutil.resolve_name(name)
+        raise error
 
     monkeypatch.setattr(distributed.Future, "result", result)
     must_say(Storing(cluster, tmp_path / "root", [Part(0)]).end(), ClusterError, "the scheduler was lost")
+
+
+@pytest.mark.parametrize("kind", ["folder", "store", "sharded store"])
+def test_a_worker_that_does_not_see_the_source(tmp_path: Path, kind: str) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    pairs = list(map(pair, range(4)))
+    unseen = source
+    if kind == "folder":
+        source.mkdir()
+        unseen = source / "0.png"
+        Image.fromarray(pairs[0][0]).save(unseen)
+    elif kind == "store":
+        imgstore.hdf5.store_many(source, *map(list, zip(*pairs, strict=True)), durable=False)
+    else:
+        shards.store(source, [pairs], backend="hdf5")
+    with memory(tmp_path / "mounted"), started(tmp_path / "cluster", workers=0) as cluster:
+        cluster.start_worker(hidden=source)
+        command = "convert", str(source), str(root), "--backend=disk", "--shard-images=2"
+        message = f"a worker does not see {unseen}; have all workers see it under the same path"
+        must_end(cluster.command(*command)(), 1, message)
+
+
+def test_a_file_that_nobody_sees(tmp_path: Path) -> None:
+    link = tmp_path / "source" / "0.png"
+    link.parent.mkdir()
+    link.symlink_to("nowhere")
+    with started(tmp_path / "cluster", workers=0) as cluster:
+        command = "convert", str(link.parent), str(tmp_path / "root"), "--backend=disk", "--shard-images=2"
+        message = "No such file or directory; --skip-unreadable leaves such files out"
+        must_end(cluster.command(*command)(), 1, f"{link}: {message}")
+
+
+def test_a_worker_that_does_not_see_the_store(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shards.store(root, [list(map(pair, range(4)))], backend="hdf5")
+    with memory(tmp_path / "mounted"), started(tmp_path / "cluster", workers=0) as cluster:
+        cluster.start_worker(hidden=root)
+        unseen = f"{root}/shard-000000: {socket.gethostname()} sees no store here, though SHARDS lists it"
+        must_end(cluster.command("verify", str(root))(), 1, f"{unseen}; put it back, or store all anew")
+
+
+def must_end(ended: tuple[int, str], status: int, message: str) -> None:
+    """With this last line; it may have had to wait for workers."""
+    assert ended[0] == status and ended[1].endswith(f"python -m imgstore: {message}\n"), ended
 
 
 def test_a_scheduler_that_was_lost_before(cluster: Cluster, tmp_path: Path) -> None:
