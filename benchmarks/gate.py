@@ -21,8 +21,9 @@ from typing import Any
 from benchmarks.contest import HARNESS, PACKAGE, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import Source
 from benchmarks.proving import KINDS, prove
+from benchmarks.runs import rank
 from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Row, percent
-from benchmarks.workloads import Terms
+from benchmarks.workloads import OPERATIONS, Terms
 
 REQUIREMENTS = "requirements.txt"
 RESULTS = Path(".benchmarks", "proving.json")  # not in the repository: they are of one machine
@@ -133,10 +134,15 @@ def compare(
         copy_package(HARNESS, tree)
     contest = Contest(trees, directory, source, terms, budget, progress)
     try:
-        rows = contest.run(keys)
+        rows = contest.run(sorted(keys, key=place))
     except CannotStartError as error:
         raise GateError(f"nothing can be measured: {error}") from None
     return Outcome(reference, rows, contest.pairs, time.monotonic() - start, reference.requirements_differ())
+
+
+def place(key: Key) -> tuple[Any, ...]:
+    """Where the cell stands in the table."""
+    return list(OPERATIONS).index(key.operation), key.cutoff, rank(key.backend)
 
 
 def sentence(outcome: Outcome) -> str:
