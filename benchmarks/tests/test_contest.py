@@ -476,6 +476,11 @@ def test_both_sides_store_into_one_folder_and_read_each_others(tree: Path, sourc
         bench.read_store(10, "disk", str(tmp_path / "pair" / "0"))
 
 
+def test_memory_lies_elsewhere_in_each_process(tmp_path: Path) -> None:
+    held = {tuple(map(len, Bench(str(tmp_path), SOURCE, Terms()).blocks)) for _ in range(10)}
+    assert len(held) > 5
+
+
 def test_a_round_checks_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(str(tmp_path / "0"), SOURCE, Terms())
     bench.open("read_many", 10, "disk")
