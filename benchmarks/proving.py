@@ -65,17 +65,27 @@ BROKEN = """
 def {operation}(*arguments, **options):
     raise RuntimeError("planted")
 """
+MOST_FUNCTIONS = 200
 LONGEST_BURST_SECONDS = 1.0
 BURST_BYTES = 8 << 20
 
 
+def functions_never_called(operation: str) -> str:
+    """As many as chance will, in each run: what `operation` runs is the same, but its memory lies elsewhere."""
+    many = range(Random().randrange(1, MOST_FUNCTIONS))
+    return "".join(f"\n\ndef _never_called_{number}(value):\n    return value + {number}\n" for number in many)
+
+
 class Kind(NamedTuple):
-    """Runs of one sort. plant: source text for one side's module. load: what else keeps the machine busy."""
+    """Runs of one sort. plant: source text for one side's module, given `operation`. load: what keeps the machine busy.
+
+    expected: the verdict on that operation's cell, or none where nothing that it runs is changed.
+    """
 
     name: str
     runs: int
     expected: Verdict | None = None
-    plant: str = ""
+    plant: Callable[..., str] = "".format
     side: int = NEW
     load: str = ""
 
@@ -84,11 +94,12 @@ KINDS = (
     Kind("identical, quiet", 20),
     Kind("identical, random load", 10, load="random"),
     Kind("identical, load in one side's turns", 10, load="one side"),
-    Kind("slower by 5%", 30, SLOWER, SLOW.replace("{share}", "0.05")),
-    Kind("slower by 10%", 30, SLOWER, SLOW.replace("{share}", "0.10")),
-    Kind("slower by 20%", 30, SLOWER, SLOW.replace("{share}", "0.20")),
-    Kind("faster by 20%", 12, FASTER, SLOW.replace("{share}", "0.25"), REF),
-    Kind("an error", 12, NOT_COMPARABLE, BROKEN),
+    Kind("other code that is never run", 10, plant=functions_never_called),
+    Kind("slower by 5%", 30, SLOWER, partial(SLOW.format, share=0.05)),
+    Kind("slower by 10%", 30, SLOWER, partial(SLOW.format, share=0.10)),
+    Kind("slower by 20%", 30, SLOWER, partial(SLOW.format, share=0.20)),
+    Kind("faster by 20%", 12, FASTER, partial(SLOW.format, share=0.25), REF),
+    Kind("an error", 12, NOT_COMPARABLE, BROKEN.format),
 )
 
 
@@ -136,13 +147,18 @@ def run(kind: Kind, number: int, budget: float) -> dict[str, Any]:
         rows = judge.run(CELLS)
     return {
         "kind": kind.name,
-        "planted": str(planted) if kind.plant else None,
+        "made": f"{machine()}, {date.today()}",
+        "planted": str(planted) if kind.expected else None,
         "seconds": round(time.monotonic() - start, 1),
         "verdicts": {str(key): row.verdict for key, row in rows.items()},
         "reasons": {str(key): row.reason for key, row in rows.items() if row.reason},
         "changes": {str(key): rounded(asdict(row.change)) for key, row in rows.items() if row.change},
         "one after the other": {str(key): one_after_the_other(judge.times.get(key, [])) for key in rows},
     }
+
+
+def machine() -> str:
+    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def loud(judged: Mapping[str, Any]) -> list[str]:
@@ -157,7 +173,7 @@ def planted_trees(directory: str, kind: Kind, planted: Key) -> Trees:
             copy_package(package, tree)
     module = os.path.join(trees[kind.side], "imgstore", f"{planted.backend}.py")
     with open(module, "a", encoding="utf-8") as file:
-        file.write(kind.plant.replace("{operation}", planted.operation))
+        file.write(kind.plant(operation=planted.operation))
     return trees
 
 
@@ -236,8 +252,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     missed = [run for run in runs if run["planted"] and run["verdicts"][run["planted"]] != expected[run["kind"]]]
     for (kind, planted), count in sorted(Counter((run["kind"], run["planted"]) for run in missed).items()):
         yield f"not found: {kind}, {planted}, {count} times"
-    cores = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-    yield f"{len(CELLS)} cells of {CUTOFF} images; {cores}; {date.today()}"
+    yield "; ".join([f"{len(CELLS)} cells of {CUTOFF} images", *sorted({run["made"] for run in runs})])
 
 
 def counts(kind: Kind, runs: Sequence[Mapping[str, Any]], judge: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Tests of the proving: what is planted, how verdicts are counted, and that it goes on where it stopped."""
 
+import ast
 import importlib.util
 import inspect
 import itertools
@@ -7,6 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +24,7 @@ from benchmarks.verdicts import SAME, SLOWER, Row
 SLOWED = next(kind for kind in KINDS if kind.name == "slower by 20%")
 FASTER_ = next(kind for kind in KINDS if kind.side == REF)
 ERROR = next(kind for kind in KINDS if kind.name == "an error")
+NEVER_RUN = next(kind for kind in KINDS if kind.name == "other code that is never run")
 IMAGES, LABELS = np.zeros((3, 2, 2), np.uint8), np.arange(3)
 
 
@@ -44,6 +47,20 @@ def loaded(path: Path) -> ModuleType:
 def test_nothing_is_planted_in_identical_code(tmp_path: Path) -> None:
     new, ref = planted(tmp_path, KINDS[0], CELLS[0])
     assert new == ref and {"disk.py", "lmdb.py", "hdf5.py", "__init__.py"} <= new.keys()
+
+
+def test_code_that_is_never_run_is_added_to_one_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "Random", lambda: Random(1))
+    new, ref = planted(tmp_path, NEVER_RUN, CELLS[0])
+    more = new.pop("disk.py").removeprefix(ref.pop("disk.py"))
+    tree = ast.parse(more)
+    names = {statement.name for statement in tree.body if isinstance(statement, ast.FunctionDef)}
+    assert new == ref and len(names) == len(tree.body) == Random(1).randrange(1, proving.MOST_FUNCTIONS)
+    assert not names & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_code_that_is_never_run_differs_from_run_to_run() -> None:
+    assert len({NEVER_RUN.plant(operation="read_many") for _ in range(10)}) > 1
 
 
 @pytest.mark.parametrize("key", CELLS, ids=str)
@@ -83,7 +100,8 @@ def test_runs_one_after_the_other_are_of_different_pairs() -> None:
 
 def judged(kind: str, planted: str | None, verdicts: dict[str, str], **ratios: float) -> dict[str, Any]:
     naive = {cell: {"median:5%": ratio, "mean:10%": ratio} for cell, ratio in ratios.items()}
-    return {"kind": kind, "planted": planted, "verdicts": verdicts, "one after the other": naive}
+    made = "64 cores, long ago"
+    return {"kind": kind, "made": made, "planted": planted, "verdicts": verdicts, "one after the other": naive}
 
 
 def test_the_table_counts_findings_and_false_alarms() -> None:
@@ -105,6 +123,7 @@ def test_the_table_counts_findings_and_false_alarms() -> None:
     assert "identical, random load" not in cells
     assert "1 (9 to 91%)" in lines[3]
     missed = [line for line in lines if line.startswith("not found: ")]
+    assert lines[-1] == "12 cells of 100 images; 64 cores, long ago"
     assert missed == ["not found: faster by 20%, a, 1 times", "not found: slower by 5%, a, 1 times"]
 
 
