@@ -35,7 +35,7 @@ CELL_SECONDS = 1.0  # of a pair, beyond which a cell gets fewer rounds
 SCREENING_PAIRS, SCREENING_SHARE = 4, 0.5
 SPARE_SECONDS = 5.0  # beyond the budget, for the cell that is being measured
 MOST_PAIRS = 24  # that confirm
-MOST_AT_ONCE = 6  # cells, so that the time goes to what looks changed most
+MOST_AT_ONCE = 3  # cells, so that the time goes to what looks changed most
 PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
 CONTROLLED_STRENGTH = 2.0  # standard errors of change, below which nothing is found that a control could forbid
 LARGEST_CONTROL_CUTOFF = 1000
@@ -134,13 +134,10 @@ class Contest:
 
         Pairs may end as soon as a cell looks unchanged: that makes a finding rarer, never more frequent.
         """
-        longest = 0.0
-        while self.left() > longest and (keys := self._open()):
-            start = time.monotonic()
+        while self.left() and (keys := self._open()):
             self._pair(self.trees, [*keys, *dict.fromkeys(key.floor for key in keys)], self._fresh)
             if behind := [key for key in self._open() if self._lacks_control(self.cells[key])]:
                 self._pair(Trees(self.trees.ref, self.trees.ref), behind, lambda key: self.cells[key].control)
-            longest = time.monotonic() - start
 
     def _open(self) -> list[Key]:
         short = [key for key in self._live() if len(self.cells[key].fresh) < MOST_PAIRS]
