@@ -140,16 +140,19 @@ def save(path: Path, results: Mapping[str, Any]) -> None:
 
 def run(kind: Kind, number: int, budget: float) -> dict[str, Any]:
     """One comparison: what was planted, and what was said of each cell."""
-    planted, start = CELLS[5 * number % len(CELLS)], time.monotonic()  # another backend each time
+    planted = CELLS[5 * number % len(CELLS)]  # another backend each time
+    start, taken = time.monotonic(), cpu_seconds_taken()
     with tempfile.TemporaryDirectory(prefix="imgstore-") as directory, busy(kind.load, directory) as turn:
         trees = planted_trees(directory, kind, planted)
         judge = Contest(trees, directory, synthetic(CUTOFF), Terms(), budget, turn=turn)
         rows = judge.run(CELLS)
+    seconds = time.monotonic() - start
     return {
         "kind": kind.name,
         "made": f"{machine()}, {date.today()}",
         "planted": str(planted) if kind.expected else None,
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(seconds, 1),
+        "taken": round((cpu_seconds_taken() - taken) / (seconds * (os.cpu_count() or 1)), 4),
         "verdicts": {str(key): row.verdict for key, row in rows.items()},
         "reasons": {str(key): row.reason for key, row in rows.items() if row.reason},
         "changes": {str(key): rounded(asdict(row.change)) for key, row in rows.items() if row.change},
@@ -159,6 +162,12 @@ def run(kind: Kind, number: int, budget: float) -> dict[str, Any]:
 
 def machine() -> str:
     return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def cpu_seconds_taken() -> float:
+    """By the host, for others, since this machine began: `steal` of proc(5)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def loud(judged: Mapping[str, Any]) -> list[str]:
@@ -253,6 +262,8 @@ def table(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for (kind, planted), count in sorted(Counter((run["kind"], run["planted"]) for run in missed).items()):
         yield f"not found: {kind}, {planted}, {count} times"
     yield "; ".join([f"{len(CELLS)} cells of {CUTOFF} images", *sorted({run["made"] for run in runs})])
+    if taken := [100 * run["taken"] for run in runs]:
+        yield f"of the CPU time of a run the host took {median(taken):.1f}% (median) to {max(taken):.1f}% for others"
 
 
 def counts(kind: Kind, runs: Sequence[Mapping[str, Any]], judge: str) -> tuple[str, str]:

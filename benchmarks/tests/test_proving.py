@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 from random import Random
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,8 +100,8 @@ def test_runs_one_after_the_other_are_of_different_pairs() -> None:
 
 def judged(kind: str, planted: str | None, verdicts: dict[str, str], **ratios: float) -> dict[str, Any]:
     naive = {cell: {"median:5%": ratio, "mean:10%": ratio} for cell, ratio in ratios.items()}
-    made = "64 cores, long ago"
-    return {"kind": kind, "made": made, "planted": planted, "verdicts": verdicts, "one after the other": naive}
+    told = {"kind": kind, "made": "64 cores, long ago", "taken": 0.01 * len(ratios), "planted": planted}
+    return {**told, "verdicts": verdicts, "one after the other": naive}
 
 
 def test_the_table_counts_findings_and_false_alarms() -> None:
@@ -123,8 +123,20 @@ def test_the_table_counts_findings_and_false_alarms() -> None:
     assert "identical, random load" not in cells
     assert "1 (9 to 91%)" in lines[3]
     missed = [line for line in lines if line.startswith("not found: ")]
-    assert lines[-1] == "12 cells of 100 images; 64 cores, long ago"
+    assert lines[-2:] == [
+        "12 cells of 100 images; 64 cores, long ago",
+        "of the CPU time of a run the host took 2.0% (median) to 2.0% for others",
+    ]
     assert missed == ["not found: faster by 20%, a, 1 times", "not found: slower by 5%, a, 1 times"]
+
+
+def test_what_the_host_took_is_a_share_of_the_time_of_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, taken = iter([10.0, 30.0]), iter([5.0, 11.0])
+    monkeypatch.setattr(proving, "Contest", lambda *_, **options: SimpleNamespace(run=lambda cells: {}))
+    monkeypatch.setattr(proving, "cpu_seconds_taken", lambda: next(taken))
+    monkeypatch.setattr(proving, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert run(KINDS[0], 0, 60)["taken"] == 6 / 40
 
 
 def test_every_function_of_every_backend_gets_a_slowdown(monkeypatch: pytest.MonkeyPatch) -> None:
