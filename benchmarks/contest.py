@@ -142,7 +142,7 @@ class Contest:
     def _open(self) -> list[Key]:
         short = [key for key in self._live() if len(self.cells[key].fresh) < MOST_PAIRS]
         changed = [key for key in short if looks_changed(self.cells[key])]
-        wanted = changed or [key for key in short if not settled(self.cells[key])]
+        wanted = changed or [key for key in short if not settled(self.cells[key].latest)]
         return sorted(wanted, key=lambda key: strength(self.cells[key]), reverse=True)[:MOST_AT_ONCE]
 
     @staticmethod

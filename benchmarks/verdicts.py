@@ -110,6 +110,12 @@ def trimmed(ratios: Sequence[float]) -> tuple[float, float, int]:
     return fmean(kept), error, len(kept) - 1
 
 
+def welch_freedom(error: float, freedom: int, other_error: float, other_freedom: int) -> int:
+    """Degrees of freedom of the difference of two means, rounded down (Welch 1947); 1 where neither has an error."""
+    square, other = error**2, other_error**2
+    return int((square + other) ** 2 / (square**2 / freedom + other**2 / other_freedom)) if square + other else 1
+
+
 def p_slower(ratios: Sequence[float], margin: float = MARGIN) -> float:
     """One-sided t test: how likely such ratios are where the true change is `margin`. 1 for too few pairs."""
     if len(ratios) < FEWEST_PAIRS:
@@ -120,14 +126,11 @@ def p_slower(ratios: Sequence[float], margin: float = MARGIN) -> float:
     return t_tail((mean - margin) / error, freedom)
 
 
-def holm(p_values: Mapping[Key, float], cells: int, rate: float = ERROR_RATE) -> set[Key]:
-    """Those that are found among `cells` tests, with a chance of `rate` that any is a false one (Holm 1979).
-
-    Cells that were not tested count as tests that found nothing.
-    """
+def holm(p_values: Mapping[Key, float], rate: float = ERROR_RATE) -> set[Key]:
+    """Those that are found, with a chance of `rate` that any is a false one (Holm 1979)."""
     found: set[Key] = set()
     for key in sorted(p_values, key=lambda key: p_values[key]):
-        if p_values[key] > rate / (cells - len(found)):
+        if p_values[key] > rate / (len(p_values) - len(found)):
             break
         found.add(key)
     return found
@@ -147,16 +150,20 @@ def strength(series: Series) -> float:
     return abs(mean) / error if error else math.inf
 
 
-def settled(series: Series) -> bool:
-    """Whether it does not look changed, and could not be by much."""
-    return len(series.latest) > 1 and Change.of(series.latest).settled
+def settled(ratios: Sequence[float]) -> bool:
+    """Whether they do not look changed, and could not be by much."""
+    return len(ratios) > 1 and Change.of(ratios).settled
 
 
 def judge(cells: Mapping[Key, Series], floors: Mapping[Key, Sequence[float]]) -> dict[Key, Row]:
-    """The verdict on each cell. `floors`: log-ratios of the cell that runs none of our code, beside each cell."""
-    tested = {key: series.fresh for key, series in cells.items() if series.reason is None}
-    slower = holm({key: p_slower(ratios) for key, ratios in tested.items()}, len(tested))
-    faster = holm({key: p_slower([-ratio for ratio in ratios]) for key, ratios in tested.items()}, len(tested))
+    """The verdict on each cell. `floors`: log-ratios of the cell that runs none of our code, beside each cell.
+
+    What screening settled is not tested, and the tests are of other pairs than those that screened: so those cells
+    need no correction. See screen and clean (Wasserman and Roeder 2009).
+    """
+    in_question = {key: series for key, series in cells.items() if not (series.reason or settled(series.screened))}
+    slower = holm({key: p_slower(series.fresh) for key, series in in_question.items()})
+    faster = holm({key: p_slower([-ratio for ratio in series.fresh]) for key, series in in_question.items()})
     found: dict[Key, Verdict] = dict.fromkeys(slower, SLOWER) | dict.fromkeys(faster, FASTER)
     return {key: _row(series, found.get(key), floors.get(key, ())) for key, series in cells.items()}
 
@@ -185,7 +192,8 @@ def withheld(ratios: Sequence[float], control: Sequence[float], name: str) -> st
         return f"the control moved: {name} changed by {percent(beside.mean)}%"
     (mean, error, freedom), (mean_beside, error_beside, freedom_beside) = trimmed(ratios), trimmed(control)
     farther = mean - mean_beside if mean > 0 else mean_beside - mean
-    if farther <= t_quantile(1 - ERROR_RATE, min(freedom, freedom_beside)) * math.hypot(error, error_beside):
+    both = welch_freedom(error, freedom, error_beside, freedom_beside)
+    if farther <= t_quantile(1 - ERROR_RATE, both) * math.hypot(error, error_beside):
         return f"not clear of the control: {name} gave {percent(beside.low)} to {percent(beside.high)}%"
     return ""
 

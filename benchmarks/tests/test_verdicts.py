@@ -27,10 +27,12 @@ from benchmarks.verdicts import (
     t_quantile,
     t_tail,
     trimmed,
+    welch_freedom,
     wilson,
 )
 
 SUITES = 60
+UNSETTLED = [-0.2, 0.2, -0.2, 0.2]
 STILL = [0.001, -0.001, 0.002, -0.002, 0.0, 0.001, -0.001, 0.0]
 
 
@@ -40,12 +42,12 @@ def shifted(change: float) -> list[float]:
 
 
 def cell(fresh: list[float] | None = None, control: list[float] | None = None) -> Series:
-    return Series(screened=[0.0, 0.001, 0.0, 0.001], fresh=fresh or [], control=STILL if control is None else control)
+    return Series(screened=UNSETTLED, fresh=fresh or [], control=STILL if control is None else control)
 
 
-def verdict(series: Series, floor: list[float], cells: int = 12) -> Row:
-    """On this cell, beside others that stand still."""
-    others = {f"other {i}": cell() for i in range(cells - 1)}
+def verdict(series: Series, floor: list[float], cells: int = 12, other: Series = Series(UNSETTLED)) -> Row:  # noqa: B008
+    """On this cell, beside others."""
+    others = {f"other {i}": other for i in range(cells - 1)}
     return judge({"cell": series} | others, {"cell": floor})["cell"]
 
 
@@ -87,6 +89,17 @@ def test_a_trimmed_mean_is_yuens() -> None:
     assert error == pytest.approx(math.sqrt(66.5 / 9) / (0.8 * math.sqrt(10)))
 
 
+# By hand: variances of a mean of 4 and 1 with 9 degrees of freedom each give 25 / (16/9 + 1/9) = 13.2.
+@pytest.mark.parametrize(
+    ("error", "freedom", "other", "other_freedom", "both"),
+    [(2.0, 9, 1.0, 9, 13), (1.0, 5, 1.0, 5, 10), (1.0, 7, 0.0, 2, 7), (0.0, 7, 1.0, 2, 2), (0.0, 3, 0.0, 3, 1)],
+)
+def test_degrees_of_freedom_of_a_difference_are_welchs(
+    error: float, freedom: int, other: float, other_freedom: int, both: int
+) -> None:
+    assert welch_freedom(error, freedom, other, other_freedom) == both
+
+
 def test_a_pair_that_strayed_hardly_counts() -> None:
     assert p_slower(shifted(0.05) + shifted(0.05)) < 1e-6
     assert p_slower(shifted(0.05) + shifted(0.05)[:-1] + [-3.0]) < 1e-6
@@ -111,19 +124,19 @@ def test_p_is_that_of_the_margin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p_values", "cells", "found"),
+    ("p_values", "found"),
     [
         # Holm's steps: 0.05 / 4, / 3, / 2, / 1
-        ({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}, 4, {"a", "d"}),
-        ({"a": 0.012, "b": 0.016, "c": 0.024, "d": 0.05}, 4, {"a", "b", "c", "d"}),
-        ({"a": 0.013, "b": 0.001}, 4, {"a", "b"}),
-        ({"a": 0.013}, 4, set()),
-        ({"a": 0.0, "b": 0.04}, 2, {"a", "b"}),
-        ({}, 4, set()),
+        ({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}, {"a", "d"}),
+        ({"a": 0.012, "b": 0.016, "c": 0.024, "d": 0.05}, {"a", "b", "c", "d"}),
+        ({"a": 0.013, "b": 0.001, "c": 1.0, "d": 1.0}, {"a", "b"}),
+        ({"a": 0.013, "b": 1.0, "c": 1.0, "d": 1.0}, set()),
+        ({"a": 0.0, "b": 0.04}, {"a", "b"}),
+        ({}, set()),
     ],
 )
-def test_holm_steps_down(p_values: dict[str, float], cells: int, found: set[str]) -> None:
-    assert holm(p_values, cells) == found
+def test_holm_steps_down(p_values: dict[str, float], found: set[str]) -> None:
+    assert holm(p_values) == found
 
 
 # Wilson's interval: 0 of 40 and 29 of 30 as R's binom.wilson and the formula by hand give them.
@@ -202,6 +215,8 @@ def test_more_cells_ask_for_more() -> None:
     assert ERROR_RATE / 12 < p_slower(series.fresh) < ERROR_RATE
     assert verdict(series, STILL, cells=1).verdict == SLOWER
     assert verdict(series, STILL, cells=12).verdict == INCONCLUSIVE
+    assert verdict(series, STILL, cells=12, other=Series(screened=STILL)).verdict == SLOWER
+    assert verdict(series, STILL, cells=12, other=Series(reason="REF: no")).verdict == SLOWER
 
 
 @pytest.mark.parametrize(
@@ -219,7 +234,7 @@ def test_more_cells_ask_for_more() -> None:
     ],
 )
 def test_what_is_measured_on(series: Series, changed: bool, done: bool) -> None:
-    assert (looks_changed(series), settled(series)) == (changed, done)
+    assert (looks_changed(series), settled(series.latest)) == (changed, done)
 
 
 def test_strength_counts_standard_errors() -> None:
@@ -241,22 +256,23 @@ def stray(draw: Random) -> float:
     return draw.gauss(0, 0.12 if draw.random() < 1 / 7 else 0.025)
 
 
-def calls(noise: Callable[[Random], float], change: float, suites: int = SUITES, pairs: int = 20) -> tuple[int, int]:
-    """In how many of simulated suites of 12 cells the first, changed, is called slower, and any other is."""
+def calls(noise: Callable[[Random], float], change: float, of: int = 1, pairs: int = 20) -> tuple[int, int]:
+    """In how many of simulated suites of 12 cells one of the first `of`, all changed, is called slower, and any other.
+
+    Each is screened, and has fresh pairs where that does not settle it.
+    """
     found = false = 0
-    for seed in range(suites):
+    for seed in range(SUITES):
         draw = Random(seed)
-        cells = {
-            key: Series(
-                fresh=[noise(draw) + (0 if key else change) for _ in range(pairs)],
-                control=[noise(draw) for _ in range(pairs // 2)],
-            )
-            for key in range(12)
-        }
+        cells = {}
+        for key in range(12):
+            ratios = [noise(draw) + (change if key < of else 0) for _ in range(4 + pairs)]
+            fresh = [] if settled(ratios[:4]) else ratios[4:]
+            cells[key] = Series(ratios[:4], fresh, control=[noise(draw) for _ in range(pairs // 2)])
         floor = [noise(draw) for _ in range(pairs)]
         called = {key for key, row in judge(cells, dict.fromkeys(cells, floor)).items() if row.verdict == SLOWER}
-        found += 0 in called
-        false += bool(called - {0})
+        found += any(key < of for key in called)
+        false += any(key >= of for key in called)
     return found, false
 
 
@@ -265,9 +281,10 @@ def test_simulated_suites_of_identical_code_raise_no_alarm(noise: Callable[[Rand
     assert calls(noise, 0.0) == (0, 0)
 
 
+@pytest.mark.parametrize("of", [1, 12])
 @pytest.mark.parametrize("noise", [quiet, stray])
-def test_simulated_changes_as_small_as_the_margin_are_seldom_found(noise: Callable[[Random], float]) -> None:
-    found, false = calls(noise, MARGIN)
+def test_simulated_changes_as_small_as_the_margin_are_seldom_found(noise: Callable[[Random], float], of: int) -> None:
+    found, false = calls(noise, MARGIN, of)
     assert found <= ERROR_RATE * SUITES and not false
 
 
