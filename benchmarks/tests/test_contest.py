@@ -291,6 +291,17 @@ def test_half_the_budget_screens_and_two_pairs_in_any_case(
     assert {len(series.screened) for series in judge.cells.values()} == {pairs}
 
 
+def test_what_stays_open_is_measured_to_the_end_of_the_budget(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    world.spread = 0.3
+    monkeypatch.setattr(contest, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    judge = made(tmp_path, progress=lambda *_: now.append(now.pop() + 1.75))
+    judge.run(KEYS)
+    assert not judge.left() and any(series.fresh for series in judge.cells.values())
+
+
 def test_what_comes_too_late_is_struck_off_on_no_side(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
