@@ -33,6 +33,7 @@ from benchmarks.verdicts import (
 
 SUITES = 60
 UNSETTLED = [-0.2, 0.2, -0.2, 0.2]
+LEFT_OPEN = Series(UNSETTLED)
 STILL = [0.001, -0.001, 0.002, -0.002, 0.0, 0.001, -0.001, 0.0]
 
 
@@ -45,7 +46,7 @@ def cell(fresh: list[float] | None = None, control: list[float] | None = None) -
     return Series(screened=UNSETTLED, fresh=fresh or [], control=STILL if control is None else control)
 
 
-def verdict(series: Series, floor: list[float], cells: int = 12, other: Series = Series(UNSETTLED)) -> Row:  # noqa: B008
+def verdict(series: Series, floor: list[float], cells: int = 12, other: Series = LEFT_OPEN) -> Row:
     """On this cell, beside others."""
     others = {f"other {i}": other for i in range(cells - 1)}
     return judge({"cell": series} | others, {"cell": floor})["cell"]
