@@ -58,7 +58,7 @@ class Reference:
         except OSError as error:
             raise GateError(f"git is needed, and cannot be run ({error.strerror})") from None
         if shallow.returncode:
-            raise GateError(_last_line(shallow.stderr))
+            raise GateError(_said(shallow.stderr))
         if shallow.stdout.strip() == b"true":
             raise GateError(f"{name} is not in this shallow clone; get all commits with: git fetch --unshallow")
         raise GateError(f"there is no commit {name!r} in this repository")
@@ -71,7 +71,7 @@ class Reference:
         """
         made = _git(self.root, "archive", "--format=tar", self.commit, PACKAGE)
         if made.returncode:
-            raise GateError(f"{self.name} has no {PACKAGE} to compare with ({_last_line(made.stderr)})")
+            raise GateError(f"{self.name} has no {PACKAGE} to compare with ({_said(made.stderr)})")
         with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
             archive.extractall(directory, filter="data")
 
@@ -85,8 +85,8 @@ def _git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(["git", "-C", root, *arguments], capture_output=True, stdin=subprocess.DEVNULL)
 
 
-def _last_line(output: bytes) -> str:
-    return (output.decode(errors="replace").strip().splitlines() or ["git gave no reason"])[-1]
+def _said(output: bytes) -> str:
+    return " ".join(output.decode(errors="replace").split()) or "git gave no reason"  # what to do may be on line two
 
 
 def _packages(text: str) -> set[str]:

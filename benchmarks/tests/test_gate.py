@@ -287,6 +287,12 @@ def test_a_reference_that_is_none(repository: Path, made: Callable[[Path], Path]
     assert str(caught.value).startswith(reason) and "\n" not in str(caught.value)
 
 
+def test_what_git_advises_is_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container with another user's clone
+    with pytest.raises(GateError, match=r"^fatal: detected dubious ownership .* git config --global --add"):
+        Reference.of(repository, "HEAD")
+
+
 def test_without_git_there_is_no_reference(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(GateError, match="git is needed, and cannot be run"):
