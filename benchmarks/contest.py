@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from benchmarks.floor import FLOOR
 from benchmarks.images import Source
-from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed, settled, strength
+from benchmarks.verdicts import FEWEST_PAIRS, Row, Series, judge, looks_changed, looks_slower, settled, strength
 from benchmarks.worker import CannotRunError, OutOfTimeError, Worker, WorkerGoneError
 from benchmarks.workloads import ReadMany, StoreSingle, Terms, stores
 
@@ -36,7 +36,8 @@ SCREENING_PAIRS, SCREENING_SHARE = 4, 0.5
 SPARE_SECONDS = 5.0  # beyond the budget, for the cell that is being measured
 MOST_PAIRS = 24  # that confirm
 MOST_AT_ONCE = 3  # cells, so that the time goes to what looks changed most
-PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF
+PAIRS_TO_A_CONTROL = 2  # pairs that confirm for each of REF against REF, once there are enough of these for a verdict
+CONTROLLED_PAIRS = 2  # that confirm, below which it is too early for a control
 CONTROLLED_STRENGTH = 2.0  # standard errors of change, below which nothing is found that a control could forbid
 LARGEST_CONTROL_CUTOFF = 1000
 
@@ -143,12 +144,19 @@ class Contest:
         short = [key for key in self._live() if len(self.cells[key].fresh) < MOST_PAIRS]
         changed = [key for key in short if looks_changed(self.cells[key])]
         wanted = changed or [key for key in short if not settled(self.cells[key].latest)]
-        return sorted(wanted, key=lambda key: strength(self.cells[key]), reverse=True)[:MOST_AT_ONCE]
+        return sorted(wanted, key=self._urgency, reverse=True)[:MOST_AT_ONCE]
+
+    def _urgency(self, key: Key) -> tuple[bool, float]:
+        """What looked slower comes first: it alone fails a run, and a commit may make any number of cells faster.
+
+        As it was screened: what fresh pairs show must not decide when they end.
+        """
+        return looks_slower(self.cells[key].screened), strength(self.cells[key])
 
     @staticmethod
     def _lacks_control(series: Series) -> bool:
-        may_be_found = len(series.fresh) >= FEWEST_PAIRS and strength(series) > CONTROLLED_STRENGTH
-        return may_be_found and len(series.control) * PAIRS_TO_A_CONTROL < len(series.fresh)
+        may_be_found = len(series.fresh) >= CONTROLLED_PAIRS and strength(series) > CONTROLLED_STRENGTH
+        return may_be_found and len(series.control) < max(FEWEST_PAIRS, len(series.fresh) / PAIRS_TO_A_CONTROL)
 
     def _live(self) -> list[Key]:
         return [key for key, series in self.cells.items() if series.reason is None]
@@ -161,7 +169,7 @@ class Contest:
     ) -> None:
         """Append a log-ratio for each cell; a cell that a side cannot run is struck off with its reason."""
         with tempfile.TemporaryDirectory(dir=self.directory) as top, ExitStack() as stack, suppress(OutOfTimeError):
-            workers = [stack.enter_context(worker) for worker in self._workers(trees, top)]
+            workers = self._workers(trees, top, stack)
             self._must_start(workers)
             for key in self.random.sample(keys, len(keys)):
                 if not self.left():
@@ -179,7 +187,7 @@ class Contest:
                 self.times.setdefault(key, []).append(times)
             self.pairs += 1
 
-    def _workers(self, trees: Trees, top: str) -> list[Worker]:
+    def _workers(self, trees: Trees, top: str, stack: ExitStack) -> list[Worker]:
         """One for each side; from pair to pair of these trees they swap folders, and who is started first."""
         swapped, seed = self.started[trees] % 2, self.random.randrange(2**32)
         core = self.random.choice(sorted(os.sched_getaffinity(0)))  # for both: two cores differ by up to a fifth
@@ -189,7 +197,8 @@ class Contest:
             folder = os.path.join(top, str(side ^ swapped))
             name = SIDES[REF] if trees[side] == self.trees.ref else SIDES[NEW]
             deadline = self.end + SPARE_SECONDS
-            workers[side] = Worker(name, trees[side], folder, self.images, self.terms, seed, deadline, core)
+            started = Worker(name, trees[side], folder, self.images, self.terms, seed, deadline, core)
+            workers[side] = stack.enter_context(started)
         return [workers[NEW], workers[REF]]
 
     @staticmethod

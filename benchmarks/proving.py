@@ -66,6 +66,7 @@ def {operation}(*arguments, **options):
     raise RuntimeError("planted")
 """
 MOST_FUNCTIONS = 200
+FORK = multiprocessing.get_context("fork")  # so that the parent of what makes the load is this process
 LONGEST_BURST_SECONDS = 1.0
 BURST_BYTES = 8 << 20
 
@@ -202,10 +203,10 @@ def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
 @contextlib.contextmanager
 def busy(load: str, directory: str) -> Iterator[Callable[[int], AbstractContextManager[object]]]:
     """Keep every core busy now and then, or in the working tree's turns; gives the context of a turn."""
-    go = multiprocessing.Event()
+    go = FORK.Event()
     work: dict[str, Callable[[int], None]] = {"random": partial(burst, directory), "one side": partial(burn, go)}
     cores = range(os.cpu_count() or 1) if load else ()
-    processes = [multiprocessing.Process(target=work[load], args=(os.getpid(),), daemon=True) for _ in cores]
+    processes = [FORK.Process(target=work[load], args=(os.getpid(),), daemon=True) for _ in cores]
     try:
         for process in processes:
             process.start()

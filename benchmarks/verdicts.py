@@ -142,6 +142,11 @@ def looks_changed(series: Series) -> bool:
     return len(ratios) < 2 or abs(Change.of(ratios).mean) > MARGIN
 
 
+def looks_slower(ratios: Sequence[float]) -> bool:
+    """By more than the margin, as far as known."""
+    return len(ratios) < 2 or Change.of(ratios).mean > MARGIN
+
+
 def strength(series: Series) -> float:
     """How many standard errors it looks changed by; infinite where nothing is known yet."""
     if len(series.latest) < 2:
@@ -161,7 +166,8 @@ def judge(cells: Mapping[Key, Series], floors: Mapping[Key, Sequence[float]]) ->
     What screening settled is not tested, and the tests are of other pairs than those that screened: so those cells
     need no correction. See screen and clean (Wasserman and Roeder 2009).
     """
-    in_question = {key: series for key, series in cells.items() if not (series.reason or settled(series.screened))}
+    tested = {key: series for key, series in cells.items() if not series.reason or len(series.fresh) >= FEWEST_PAIRS}
+    in_question = {key: series for key, series in tested.items() if not settled(series.screened)}
     slower = holm({key: p_slower(series.fresh) for key, series in in_question.items()})
     faster = holm({key: p_slower([-ratio for ratio in series.fresh]) for key, series in in_question.items()})
     found: dict[Key, Verdict] = dict.fromkeys(slower, SLOWER) | dict.fromkeys(faster, FASTER)
@@ -169,15 +175,15 @@ def judge(cells: Mapping[Key, Series], floors: Mapping[Key, Sequence[float]]) ->
 
 
 def _row(series: Series, found: Verdict | None, floor: Sequence[float]) -> Row:
-    if series.reason is not None:
-        return Row(NOT_COMPARABLE, reason=series.reason)
     ratios = series.latest
+    unsure = found and (withheld(ratios, floor, "the floor") or withheld(ratios, series.control, "REF against REF"))
+    if series.reason is not None and (found != SLOWER or unsure):  # slower is what was found so before it failed
+        return Row(NOT_COMPARABLE, reason=series.reason)
     if len(ratios) < 2:
         return Row(INCONCLUSIVE, reason="too little time for two pairs")
     change = Change.of(ratios)
     if found:
-        reason = withheld(ratios, floor, "the floor") or withheld(ratios, series.control, "REF against REF")
-        return Row(INCONCLUSIVE if reason else found, change, reason)
+        return Row(INCONCLUSIVE if unsure else found, change, unsure or series.reason or "")
     if change.settled:
         return Row(SAME, change)
     return Row(INCONCLUSIVE, change, "" if ratios is series.fresh else "too little time to confirm it")
@@ -185,10 +191,10 @@ def _row(series: Series, found: Verdict | None, floor: Sequence[float]) -> Row:
 
 def withheld(ratios: Sequence[float], control: Sequence[float], name: str) -> str:
     """Why a control forbids a finding, or nothing: it moved itself, or the cell did not clearly move farther."""
-    if len(control) < 2:
+    if len(control) < FEWEST_PAIRS:
         return f"{name} was not measured often enough"
     beside = Change.of(control)
-    if len(control) >= FEWEST_PAIRS and (beside.low > MARGIN or beside.high < -MARGIN):
+    if beside.low > MARGIN or beside.high < -MARGIN:
         return f"the control moved: {name} changed by {percent(beside.mean)}%"
     (mean, error, freedom), (mean_beside, error_beside, freedom_beside) = trimmed(ratios), trimmed(control)
     farther = mean - mean_beside if mean > 0 else mean_beside - mean

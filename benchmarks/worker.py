@@ -68,7 +68,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", folder, source, json.dumps(asdict(terms))],
             cwd=tree,  # whose packages are imported before any other
-            env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
+            env=os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": ""},  # which would leave cwd out
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

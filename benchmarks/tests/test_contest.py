@@ -20,7 +20,7 @@ import imgstore
 from benchmarks import contest, worker
 from benchmarks.contest import HARNESS, NEW, CannotStartError, Contest, Key, Trees, copy_package
 from benchmarks.images import synthetic
-from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Series
+from benchmarks.verdicts import FASTER, FEWEST_PAIRS, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Series
 from benchmarks.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
 from benchmarks.workloads import OPERATIONS, StoreMany, Terms, WrongResultError
 
@@ -36,7 +36,7 @@ _genuine = read_many
 def read_many(*arguments, **options):
     import time
 
-    time.sleep(0.05)
+    time.sleep(0.01)
     return _genuine(*arguments, **options)
 """
 
@@ -145,6 +145,15 @@ def test_few_cells_at_once_are_confirmed_and_all_in_the_end(tmp_path: Path, worl
     assert max(confirming) == confirming[0] == contest.MOST_AT_ONCE
 
 
+def test_what_is_faster_does_not_keep_what_is_slower_from_its_turn(tmp_path: Path, world: World) -> None:
+    keys = [Key("read_one", cutoff, "disk") for cutoff in range(1, 9)]
+    world.factor = lambda tree, key: 1.0 if tree == "ref" or key == key.floor else 1.1 if key == keys[3] else 0.5
+    confirming: dict[int, set[str]] = {}
+    judge = made(tmp_path, progress=lambda cell, pairs, left: confirming.setdefault(pairs, set()).add(cell))
+    assert judge.run(keys)[keys[3]].verdict == SLOWER
+    assert str(keys[3]) in confirming[contest.SCREENING_PAIRS]
+
+
 def test_load_in_one_sides_turns_withholds_every_verdict(tmp_path: Path, world: World) -> None:
     @contextmanager
     def loaded(side: int) -> Iterator[None]:
@@ -221,11 +230,14 @@ def test_both_sides_of_a_pair_run_on_one_core_of_ours(
     [
         ([0.10, 0.11, 0.10, 0.12], [], True),
         ([-0.10, -0.11, -0.10, -0.12], [0.01], True),
-        ([0.10, 0.11, 0.10, 0.12], [0.01, 0.0], False),
-        ([0.10, 0.11, 0.10], [], False),
+        ([0.10, 0.11, 0.10, 0.12], [0.01, 0.0, 0.01], True),
+        ([0.10, 0.11, 0.10, 0.12], [0.01, 0.0, 0.01, 0.0], False),
+        ([0.10, 0.11, 0.10, 0.12] * 2, [0.01, 0.0, 0.01, 0.0], False),
+        ([0.10, 0.11, 0.10, 0.12] * 3, [0.01, 0.0, 0.01, 0.0], True),
+        ([0.10], [], False),
         ([0.30, -0.20, 0.25, -0.10], [], False),
     ],
-    ids=["slower", "faster", "half as many", "too few pairs", "could not be found"],
+    ids=["slower", "faster", "too few", "enough", "half", "less than half", "one pair", "could not be found"],
 )
 def test_a_control_is_measured_of_what_could_be_found(fresh: list[float], control: list[float], lacking: bool) -> None:
     assert Contest._lacks_control(Series(fresh=fresh, control=control)) == lacking
@@ -454,6 +466,15 @@ def test_a_process_that_hangs_is_given_up(
         started.ask("open", "read_one", 10, "disk")
 
 
+def test_a_safe_path_does_not_keep_a_worker_from_its_tree(
+    tree: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    change(tree, "def read_many(root, **_): raise ValueError('of the tree')")
+    with process(tree, source) as started, pytest.raises(CannotRunError, match="of the tree"):
+        started.ask("open", "read_many", 10, "disk")
+
+
 def test_what_a_process_forked_ends_with_it(tree: Path, source: str) -> None:
     change(tree, "\nimport os\nimport time\n\n\ndef open_reader(*_, **__):\n    os.fork()\n    time.sleep(60)\n")
     start = time.monotonic()
@@ -515,15 +536,18 @@ def test_large_stores_are_read_in_slices(tmp_path: Path) -> None:
 
 
 def test_real_processes_that_differ_in_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow by far more than any noise, so that few pairs do."""
+    """Slow by far more than any noise, so that as few pairs do as may decide."""
     trees = Trees(str(tmp_path / "new"), str(tmp_path / "ref"))
     for path in trees:
         made_tree(Path(path))
     change(tmp_path / "new", SLOW)
     monkeypatch.setattr(contest, "SCREENING_PAIRS", 2)
-    monkeypatch.setattr(contest, "MOST_PAIRS", 0)
+    monkeypatch.setattr(contest, "CONFIRMING_ROUNDS", 3)
+    monkeypatch.setattr(contest, "MOST_PAIRS", FEWEST_PAIRS + 2)
     judge = Contest(trees, str(tmp_path), SOURCE, Terms(), 60.0)
-    slowed, other = Key("read_many", 10, "disk"), Key("read_single", 10, "disk")
-    judge.run([slowed, other])
-    assert min(judge.cells[slowed].screened) > 1 and len(judge.cells[other].screened) == 2
+    slowed = Key("read_many", 10, "disk")
+    assert judge.run([slowed])[slowed].verdict == SLOWER
+    series = judge.cells[slowed]
+    assert min(series.screened + series.fresh) > 1 > max(map(abs, series.control))
+    assert len(series.control) == FEWEST_PAIRS
     assert sorted(os.listdir(tmp_path)) == ["new", "ref"]

@@ -156,9 +156,18 @@ def test_verdicts(change: float, expected: str) -> None:
     assert verdict(cell(shifted(change)), STILL).verdict == expected
 
 
-def test_what_cannot_run_is_not_comparable() -> None:
-    row = verdict(Series(fresh=shifted(0.5), reason="REF: no"), STILL)
+@pytest.mark.parametrize(
+    ("fresh", "control"),
+    [([], []), (shifted(0.5)[:3], STILL), (shifted(0.5), STILL[:3]), (shifted(-0.5), STILL), (STILL, STILL)],
+)
+def test_what_cannot_run_is_not_comparable(fresh: list[float], control: list[float]) -> None:
+    row = verdict(Series(fresh=fresh, control=control, reason="REF: no"), STILL)
     assert row == Row(NOT_COMPARABLE, reason="REF: no")
+
+
+def test_what_failed_after_it_was_found_slower_is_slower() -> None:
+    series = Series(fresh=shifted(0.5), control=STILL, reason="working tree: no")
+    assert verdict(series, STILL) == Row(SLOWER, Change.of(series.fresh), "working tree: no")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +214,7 @@ def test_a_control_that_may_have_moved_as_far_withholds_the_verdict(change: floa
     assert row.verdict == INCONCLUSIVE and row.reason.startswith("not clear of the control: REF against REF gave")
 
 
-@pytest.mark.parametrize(("floor", "control"), [([], STILL), (STILL, []), ([0.0], STILL)])
+@pytest.mark.parametrize(("floor", "control"), [([], STILL), (STILL, []), (STILL[:3], STILL), (STILL, STILL[:3])])
 def test_without_controls_there_is_no_finding(floor: list[float], control: list[float]) -> None:
     row = verdict(cell(shifted(0.1), control), floor)
     assert row.verdict == INCONCLUSIVE and row.reason.endswith("was not measured often enough")
@@ -280,6 +289,19 @@ def calls(noise: Callable[[Random], float], change: float, of: int = 1, pairs: i
 @pytest.mark.parametrize("noise", [quiet, stray])
 def test_simulated_suites_of_identical_code_raise_no_alarm(noise: Callable[[Random], float]) -> None:
     assert calls(noise, 0.0) == (0, 0)
+
+
+@pytest.mark.parametrize("pairs", [4, 8, 16])
+@pytest.mark.parametrize("moved", ["the floor", "REF against REF"])
+def test_what_moves_a_control_as_far_is_seldom_found(moved: str, pairs: int) -> None:
+    found = 0
+    for seed in range(SUITES):
+        draw = Random(seed)
+        ratios, floor, control = ([quiet(draw) for _ in range(pairs)] for _ in range(3))
+        other = floor if moved == "the floor" else control
+        other[:] = [ratio + 0.1 for ratio in other]
+        found += verdict(cell([ratio + 0.1 for ratio in ratios], control), floor).verdict == SLOWER
+    assert found <= ERROR_RATE * SUITES
 
 
 @pytest.mark.parametrize("of", [1, 12])
