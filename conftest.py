@@ -497,10 +497,13 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         outcome = gate.compare(
             config.stash[REFERENCE], keys, directory, sources_of(config)[0], terms_of(config), budget, show
         )
-    gate.write_reports(outcome, config.getoption("--against-report"))
     config.stash[OUTCOME], session.testsfailed = outcome, len(outcome.slower)
     for row in outcome.rows.values():
         show.reporter._add_stats(row.verdict, [row])  # what pytest's last line counts
+    try:
+        gate.write_reports(outcome, config.getoption("--against-report"))
+    except OSError as error:
+        raise pytest.UsageError(f"--against-report: {error.filename} cannot be written ({error.strerror})") from None
     return True
 
 

@@ -48,7 +48,7 @@ class Reference:
 
     @classmethod
     def of(cls, root: Path, name: str) -> "Reference":
-        if not name or name.startswith("-"):
+        if not name or name[0] in "-^":
             raise GateError(f"{name!r} names no commit")
         try:
             found = _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
@@ -130,6 +130,7 @@ def compare(
     trees = Trees(os.path.join(directory, "new"), os.path.join(directory, "ref"))
     copy_package(reference.root / PACKAGE, trees.new)
     reference.extract(trees.ref)
+    requirements_differ = reference.requirements_differ()
     for tree in trees:
         copy_package(HARNESS, tree)
     contest = Contest(trees, directory, source, terms, budget, progress)
@@ -137,7 +138,7 @@ def compare(
         rows = contest.run(sorted(keys, key=place))
     except CannotStartError as error:
         raise GateError(f"nothing can be measured: {error}") from None
-    return Outcome(reference, rows, contest.pairs, time.monotonic() - start, reference.requirements_differ())
+    return Outcome(reference, rows, contest.pairs, time.monotonic() - start, requirements_differ)
 
 
 def place(key: Key) -> tuple[Any, ...]:

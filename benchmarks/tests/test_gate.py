@@ -167,6 +167,15 @@ def test_a_slower_cell_fails_the_run_and_is_named(tmp_path: Path, repository: Pa
     assert "passed" not in run.out and "Median" not in run.out and not run.left
 
 
+def test_a_report_that_cannot_be_written_takes_nothing_from_the_table(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "taken.md").mkdir()
+    option = f"--against-report={tmp_path / 'taken.md'}"
+    run = compare(tmp_path, repository, "--against=HEAD", "-kread", plugin(tmp_path, SIMULATED), option, SLOW="1")
+    assert run.status == pytest.ExitCode.USAGE_ERROR and "Slower than HEAD: read_many[10-disk] by " in run.out
+    assert f"--against-report: {tmp_path / 'taken.md'} cannot be written (Is a directory)" in run.err
+    assert "Traceback" not in run.err and "INTERNALERROR" not in run.out
+
+
 def test_nothing_slower_passes(tmp_path: Path, repository: Path) -> None:
     run = compare(tmp_path, repository, "--against=HEAD", plugin(tmp_path, SIMULATED))
     assert run.status == 0 and "No slowdown against HEAD was found.\n" in run.out
@@ -276,6 +285,7 @@ def without_git(repository: Path) -> Path:
         (Path, "HEAD~9", "there is no commit 'HEAD~9' in this repository"),
         (Path, "HEAD:conftest.py", "there is no commit 'HEAD:conftest.py' in this repository"),
         (Path, "--all", "'--all' names no commit"),
+        (Path, "^HEAD", "'^HEAD' names no commit"),
         (Path, "", "'' names no commit"),
         (shallow, "HEAD~1", "HEAD~1 is not in this shallow clone; get all commits with: git fetch --unshallow"),
         (without_git, "HEAD", "fatal: not a git repository"),
