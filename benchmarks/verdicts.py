@@ -139,12 +139,12 @@ def holm(p_values: Mapping[Key, float], rate: float = ERROR_RATE) -> set[Key]:
 def looks_changed(series: Series) -> bool:
     """By more than the margin, as far as known; fresh pairs must decide."""
     ratios = series.latest
-    return len(ratios) < 2 or abs(Change.of(ratios).mean) > MARGIN
+    return len(ratios) < 2 or abs(trimmed(ratios)[0]) > MARGIN
 
 
 def looks_slower(ratios: Sequence[float]) -> bool:
     """By more than the margin, as far as known."""
-    return len(ratios) < 2 or Change.of(ratios).mean > MARGIN
+    return len(ratios) < 2 or trimmed(ratios)[0] > MARGIN
 
 
 def strength(series: Series) -> float:
