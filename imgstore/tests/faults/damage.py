@@ -5,7 +5,6 @@ import faulthandler
 import json
 import multiprocessing
 import os
-import re
 import resource
 import shutil
 import signal
@@ -51,7 +50,6 @@ SMALL_BLOCKS = 4096  # several images each, in pages of their own
 SINGLE_BLOCKS = 1  # an image each, several of which share a page of LMDB: a tree with branches
 
 _FORK: Any = multiprocessing.get_context("fork")
-_GENERATION = re.compile(r"\d{6,}-[0-9a-f]{6}")
 
 
 class Contents(NamedTuple):
@@ -79,12 +77,6 @@ class Sample(NamedTuple):
     files: Files
     held: dict[int, Record]  # by id, ascending
     behind: dict[int, Record]  # what a single replaced
-
-    def held_after(self, changes: Changes) -> dict[int, Record]:
-        """What is there to be read; nothing records that there was a single whose file is gone."""
-        gone = {int(Path(name).stem) for name, data in changes.items() if data is None and "/singles/" in name}
-        left = {number: record for number, record in self.held.items() if number not in gone}
-        return dict(sorted({**{number: self.behind[number] for number in gone & self.behind.keys()}, **left}.items()))
 
 
 class Reading(NamedTuple):
@@ -154,8 +146,6 @@ def lay_out(root: Path, files: Files) -> None:
     """Make `root` a store of exactly these files."""
     shutil.rmtree(root, ignore_errors=True)
     lay(root, files)
-    for name in {name.split("/")[0] for name in files if _GENERATION.match(name)}:
-        (root / name / "singles").mkdir(exist_ok=True)
 
 
 @contextlib.contextmanager
