@@ -30,7 +30,8 @@ LIKE_OURS = [
 FOREIGN: dict[str, bytes | None] = {
     "photo.png": b"a holiday",
     "notes/1.txt": b"a note",
-    "00000000.jpg": b"another",
+    "20251128.jpg": b"a day",
+    "images.zip": b"somebody's copy",
     "singles/photo.png": b"a holiday",
     "singles/3.png": b"no name of a single",
     "singles/album/00000003.png": b"too deep",

@@ -223,7 +223,7 @@ def test_pages_of_another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert records(*lmdb.read_many(tmp_path)) == records(images, [1, 2, 3])
 
 
-@pytest.mark.parametrize(("version", "says"), [("2", "409e50d"), ("4", "newer imgstore")])
+@pytest.mark.parametrize(("version", "says"), [("2", "409e50d"), ("4", "another version")])
 def test_another_version_of_the_format(version: str, says: str, backend: Any, tmp_path: Path) -> None:
     backend.store_many(tmp_path, [damage.image(1, 0)], [1], durable=False)
     damage.reseal(tmp_path, version=version)
