@@ -16,6 +16,8 @@ _PLENTY = 1 << 14  # pages, and files
 _RDONLY, _REMOUNT = 1, 32  # MS_RDONLY, MS_REMOUNT
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, in XFS too: what xfstests' `godown` uses
 _NOLOGFLUSH = struct.pack("I", 2)
+_SMALL_IMAGE_BYTES, _BLOCK = 16 << 20, 4096
+_FIBMAP = 1  # gives the block of the device where a block of a file lies
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -109,3 +111,50 @@ def unmount(path: Path) -> None:
     """Also while something holds a file open, and where an earlier step has failed."""
     if os.path.ismount(path) and subprocess.run(["umount", path], capture_output=True, check=False).returncode:
         run("umount", "--lazy", path)
+
+
+class Sectors:
+    """A small ext4, mounted read-only, of which all from a chosen block on cannot be read: its device ends there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._image, self.path = folder / "image", folder / "mounted"
+        self.path.mkdir()
+        with open(self._image, "wb") as image:
+            image.truncate(_SMALL_IMAGE_BYTES)
+        run("mkfs.ext4", "-q", "-b", str(_BLOCK), self._image)
+        run("mount", "-o", "loop,noatime", self._image, self.path)
+
+    def freeze(self) -> None:
+        """No more is written; what is there now comes back with `restore`."""
+        run("mount", "-o", "remount,ro", self.path)
+        self._whole = self._image.read_bytes()
+
+    def lose(self, file: Path, block: int) -> None:
+        """Let nothing be read from this block of a file on, but for pages of it that a process has mapped."""
+        with open(file, "rb") as lost:
+            where = fcntl.ioctl(lost, _FIBMAP, struct.pack("i", block))
+            os.posix_fadvise(lost.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.truncate(self._image, struct.unpack("i", where)[0] * _BLOCK)
+
+    def restore(self) -> None:
+        """Have the whole device again, and all files in the page cache."""
+        with open(self._image, "r+b") as image:
+            at = image.seek(0, os.SEEK_END)
+            image.write(self._whole[at:])
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                path.read_bytes()
+
+
+@contextmanager
+def sectors(folder: Path) -> Iterator[Sectors]:
+    """A file system whose sectors can be lost; skips where it cannot be made, or does not fail as it should."""
+    folder.mkdir()
+    try:
+        try:
+            mounted = Sectors(folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no ext4 can be made and mounted on a loop device: {error}")
+        yield mounted
+    finally:
+        unmount(folder / "mounted")
