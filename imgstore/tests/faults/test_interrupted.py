@@ -1,0 +1,255 @@
+"""An exception at any bytecode of any verb is the caller's: it comes out as it is, and the process goes on."""
+
+import collections
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import imgstore
+from imgstore.tests.checks import Record, record, records
+from imgstore.tests.faults.changes import SIDE, State, Store, changes, found, ours, pictures, stand
+from imgstore.tests.faults.children import Raised, forked
+from imgstore.tests.faults.damage import in_children
+from imgstore.tests.faults.moments import WITH_CONTEXTS, Moment, moments
+from imgstore.tests.faults.tally import Tally, Tries
+
+FAULT = "exceptions at every bytecode"
+TRIES = Tries(0, 5, 0, 0)  # of each call, in the short form
+HANGS = 20  # seconds after which a child or a thread is taken to hang
+KEPT = 3  # exceptions, with all that their tracebacks hold
+SECONDS, LONG_SECONDS = 1.0, 20.0
+EVERY = 0.0007  # seconds between two signals
+AS_RAISED, SWALLOWED, NOT_MET = "raised as it was", "raised where Python cannot pass it on", "not met"
+
+
+class Interrupted(Exception):
+    """The caller's own, from a signal handler say."""
+
+
+KINDS: list[type[Exception]] = [Interrupted, TimeoutError]
+
+
+class Verb(NamedTuple):
+    """A call, and what the store may hold after it besides what it held before."""
+
+    call: Callable[[Store, Path], object]
+    after: State | None = None
+
+
+def stored_again(name: str) -> Verb:
+    change = changes(SIDE)[name]
+    return Verb(lambda store, root: change.make(store, root, durable=True), change.after)
+
+
+def read_one(store: Store, root: Path) -> None:
+    store.verbs.read_single(root, 1)
+    store.verbs.read_single(root, 3)  # a single
+
+
+def read_all(store: Store, root: Path) -> None:
+    store.verbs.read_many(root)
+    store.verbs.read_many(root, [5, 3, 5])
+
+
+def read_open(store: Store, root: Path) -> None:
+    with imgstore.open_reader(root) as reader:
+        reader[0], reader[-1]
+        reader.__getitems__([4, 3, 2])
+
+
+def read_and_drop(store: Store, root: Path) -> None:
+    reader = imgstore.open_reader(root, verify=False)
+    reader.__getitems__([4, 2])
+    del reader
+
+
+def read_pickled(store: Store, root: Path) -> None:
+    with imgstore.open_reader(root) as reader, pickle.loads(pickle.dumps(reader)) as other:
+        other[2]
+
+
+VERBS = {
+    "store_many": stored_again("store_many again"),
+    "store_single": stored_again("store_single, replaced"),
+    "read_single": Verb(read_one),
+    "read_many": Verb(read_all),
+    "reader": Verb(read_open),
+    "reader, dropped": Verb(read_and_drop),
+    "reader, pickled": Verb(read_pickled),
+    "verify": Verb(lambda store, root: imgstore.verify(root)),
+}
+
+
+class Scene:
+    """A store that a call is interrupted at, again and again, in one process."""
+
+    def __init__(self, store: Store, verb: Verb, folder: Path) -> None:
+        self._store, self._verb, self._template, self._root = store, verb, folder / "template", folder / "store"
+        self._kept: collections.deque[BaseException] = collections.deque(maxlen=KEPT)
+        self._unraisable: list[BaseException | None] = []
+
+    def prepare(self) -> None:
+        if not self._template.exists():
+            stand(self._store, self._template, SIDE, durable=True)
+        self.before = found(self._store, self._template)
+        sys.unraisablehook = lambda told: self._unraisable.append(told.exc_value)
+        self._call()  # what is kept for the next call is made
+
+    def count(self) -> int:
+        """The bytecodes that the call meets."""
+        self.prepare()
+        shutil.rmtree(self._root)
+        shutil.copytree(self._template, self._root)
+        return moments(partial(self._verb.call, self._store, self._root), True, WITH_CONTEXTS)
+
+    def interrupted(self, number: int, error: Exception) -> str:
+        """What comes of an exception at this bytecode, in a line."""
+        self._unraisable.clear()
+        outcome = self._raised(number, error)
+        if outcome in (AS_RAISED, SWALLOWED):
+            self._kept.append(error)
+        wrong = self._gone_on()
+        return f"{outcome}, but then {wrong}" if wrong else outcome
+
+    def _raised(self, number: int, error: Exception) -> str:
+        try:
+            self._call(Moment(number, partial(throw, error), True, WITH_CONTEXTS))
+        except BaseException as other:
+            return AS_RAISED if other is error else f"came as {type(other).__name__}: {other}"
+        if error.__traceback__ is None:
+            return NOT_MET
+        return SWALLOWED if error in self._unraisable else "swallowed"
+
+    def _call(self, moment: contextlib.AbstractContextManager[Any] | None = None) -> None:
+        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.copytree(self._template, self._root)
+        with moment or contextlib.nullcontext():
+            self._verb.call(self._store, self._root)
+
+    def _gone_on(self) -> str:
+        """What does not work afterwards."""
+        state = found(self._store, self._root)
+        if state not in (self.before, self._verb.after):
+            return "the store is neither the old nor the new"
+        for where, read in (("another thread", in_thread), ("a forked child", in_fork)):
+            if not read(partial(found, self._store, self._root), state):
+                return f"{where} cannot read it"
+        return self._stored_again(len(state or ()))
+
+    def _stored_again(self, image_id: int) -> str:
+        (image,), (label,) = pictures(7, 1, SIDE)
+        self._store.verbs.store_single(self._root, image, image_id, label, durable=False)
+        if record(*self._store.verbs.read_single(self._root, image_id)) != record(image, label):
+            return "store_single stored something else"
+        new = pictures(8, 3, SIDE)
+        self._store.verbs.store_many(self._root, *new, durable=False)
+        return "" if found(self._store, self._root) == records(*new) else "store_many stored something else"
+
+
+def throw(error: Exception) -> None:
+    raise error
+
+
+def in_thread(read: Callable[[], State | None], expected: State | None) -> bool:
+    got: list[State | None] = []
+    thread = threading.Thread(target=lambda: got.append(read()), daemon=True)
+    thread.start()
+    thread.join(HANGS / 2)
+    return got == [expected]
+
+
+def in_fork(read: Callable[[], State | None], expected: State | None) -> bool:
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(HANGS // 2)
+            os._exit(read() != expected)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@ours
+@pytest.mark.parametrize("name", VERBS)
+def test_exception_at_a_bytecode(
+    store: Store, name: str, in_memory: Path, tally: Tally, is_long: bool, random: np.random.Generator
+) -> None:
+    scene = Scene(store, VERBS[name], in_memory)
+    count = forked(scene.count)
+    assert isinstance(count, int), count
+    every = [(number, kind) for number in range(1, count + 1) for kind in KINDS]
+    tries = every if is_long else [every[at] for at in random.choice(len(every), TRIES.short, replace=False)]
+    wrong = []
+    for (number, kind), outcome in zip(tries, in_children(partial(attempts, scene, tries), len(tries)), strict=True):
+        tally.add(FAULT, store, outcome if outcome in (AS_RAISED, SWALLOWED, NOT_MET) else "WRONG")
+        if outcome not in (AS_RAISED, SWALLOWED, NOT_MET):
+            wrong.append(f"{kind.__name__} at bytecode {number} of {count}: {outcome}")
+    assert not wrong, f"{len(wrong)} of {len(tries)}, among them {wrong[:10]}"
+
+
+def attempts(scene: Scene, tries: list[tuple[int, type[Exception]]]) -> Callable[[int], str]:
+    scene.prepare()
+
+    def attempt(index: int) -> str:
+        number, kind = tries[index]
+        try:
+            return scene.interrupted(number, kind("of the caller"))
+        except Exception as error:
+            return f"afterwards: {type(error).__name__}: {error}"
+
+    return attempt
+
+
+@ours
+def test_loop_under_a_timer(store: Store, in_memory: Path, tally: Tally, is_long: bool) -> None:
+    """Readers are opened, read and dropped while signals come, whose handler raises."""
+    root = in_memory / "store"
+    stand(store, root, SIDE, durable=False)
+    expected = found(store, root)
+    assert expected
+    answer = forked(partial(loop_under_timer, store, root, expected[0], LONG_SECONDS if is_long else SECONDS))
+    assert isinstance(answer, int), answer
+    assert answer
+
+
+def loop_under_timer(store: Store, root: Path, expected: Record, seconds: float) -> int | Raised:
+    """How many signals came."""
+    kept: collections.deque[Interrupted] = collections.deque(maxlen=KEPT)
+    raised, end = 0, time.monotonic() + seconds
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() < end:
+            raise Interrupted
+
+    signal.signal(signal.SIGALRM, handler)
+    while time.monotonic() < end:
+        signal.setitimer(signal.ITIMER_REAL, EVERY, EVERY)
+        try:
+            while time.monotonic() < end:
+                reader = imgstore.open_reader(root)
+                assert record(*reader[0]) == expected
+                del reader
+        except Interrupted as error:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            kept.append(error)
+            raised += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    state = found(store, root)
+    assert in_thread(partial(found, store, root), state), "another thread cannot read"
+    assert in_fork(partial(found, store, root), state), "a forked child cannot read"
+    (image,), (label,) = pictures(7, 1, SIDE)
+    store.verbs.store_single(root, image, 0, label, durable=False)
+    return raised
