@@ -60,14 +60,15 @@ def memory(path: Path) -> Iterator[Memory]:
 
 
 class Disk:
-    """A file system of this kind in a file, on a loop device."""
+    """A file system of this kind in a file, on a loop device; an ext4 perhaps without a journal."""
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, journal: bool = True) -> None:
         self.kind, self._image, self.path = kind, folder / "image", folder / "mounted"
+        self._left = None if journal else folder / "left"  # what has got to the device when the power is cut
         self.path.mkdir()
         with open(self._image, "wb") as image:
             image.truncate(_IMAGE_BYTES)
-        run(f"mkfs.{kind}", "-q", self._image)
+        run(f"mkfs.{kind}", "-q", *([] if journal else ["-O", "^has_journal"]), self._image)
         self.mount()
 
     def mount(self) -> None:
@@ -80,20 +81,25 @@ class Disk:
             fcntl.ioctl(descriptor, _SHUTDOWN, _NOLOGFLUSH)
         finally:
             os.close(descriptor)
+        if self._left:  # without a journal, to unmount it would still write what changed in its folders
+            run("cp", "--sparse=always", self._image, self._left)
 
     def restart(self) -> None:
-        """Mount it as after a power cut: the journal is replayed."""
+        """Mount it as after a power cut: the journal is replayed, or else the file system mended."""
         run("umount", self.path)
+        if self._left:
+            os.replace(self._left, self._image)
+            subprocess.run(["e2fsck", "-fy", self._image], capture_output=True, check=False)  # 1: it has mended
         self.mount()
 
 
 @contextmanager
-def disk(folder: Path, kind: str) -> Iterator[Disk]:
+def disk(folder: Path, kind: str, journal: bool = True) -> Iterator[Disk]:
     """A file system on a loop device; skips where it cannot be made or mounted."""
     folder.mkdir()
     try:
         try:
-            mounted = Disk(folder, kind)
+            mounted = Disk(folder, kind, journal)
             mounted.cut()
             mounted.restart()
         except (OSError, subprocess.CalledProcessError) as error:

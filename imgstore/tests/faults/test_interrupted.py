@@ -251,13 +251,14 @@ def loop_under_timer(store: Store, root: Path, seconds: float) -> int:
     signal.signal(signal.SIGALRM, interrupt)
     sys.unraisablehook = lambda told: None
     while time.monotonic() < end:
-        until = time.monotonic() + 2 * STEP * STEPS  # the error may be raised where Python cannot pass it on
         try:
+            until = time.monotonic() + 2 * STEP * STEPS  # the error may be raised where Python cannot pass it on
             signal.setitimer(signal.ITIMER_REAL, STEP * (1 + raised % STEPS))
             while time.monotonic() < until:
                 reader = imgstore.open_reader(root)
                 assert record(*reader[0]) == BEFORE[0]
                 del reader
+            signal.setitimer(signal.ITIMER_REAL, 0)
         except Interrupted as error:
             kept.append(error)
             raised += 1
