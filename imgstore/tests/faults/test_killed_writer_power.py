@@ -57,13 +57,16 @@ KILLS = {
     "store_many again, not durable": Kill(old, partial(many, pictures=KILLED, durable=False), records(*KILLED)),
     "the first store_single": Kill(None, partial(single, image_id=0), [record(SINGLE.images[0], SINGLE.labels[0])]),
 }
+
+
+def added(store: Store, root: Path) -> None:
+    single(store, root, len(found(store, root) or ()))
+
+
 NEXT: dict[str, tuple[Call, Callable[[State], State]]] = {
     "store_many": (partial(many, pictures=NEW), lambda _: records(*NEW)),
-    "store_single, new id": (
-        lambda store, root: single(store, root, len(found(store, root) or ())),
-        lambda state: [*state, one()],
-    ),
-    "store_single, replaced": (lambda store, root: single(store, root, 0), lambda state: [one(), *state[1:]]),
+    "store_single, new id": (added, lambda state: [*state, one()]),
+    "store_single, replaced": (partial(single, image_id=0), lambda state: [one(), *state[1:]]),
 }
 
 
