@@ -35,7 +35,8 @@ import os
 
 from imgstore import shards
 from imgstore._backends import BACKENDS, backend_of
-from imgstore._generations import Root, open_live
+from imgstore._files import Root
+from imgstore._generations import open_live
 from imgstore._shards import ShardedReader, is_sharded, read_manifest
 from imgstore._store import Reader
 
@@ -44,7 +45,7 @@ __all__ = ["BACKENDS", "Reader", "open_reader", "verify"]
 
 def open_reader(root: Root, *, verify: bool = True) -> Reader:
     """A reader of the store at `root`, whatever its backend. Raises StoreNotFoundError, CorruptStoreError."""
-    path = os.path.abspath(root)
+    path = os.path.abspath(os.fsdecode(root))
     if is_sharded(path):
         return ShardedReader(read_manifest(path), verify)
     return open_live(path, lambda found: Reader(backend_of(found), found, verify))
@@ -52,7 +53,7 @@ def open_reader(root: Root, *, verify: bool = True) -> Reader:
 
 def verify(root: Root) -> None:
     """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
-    if is_sharded(os.fspath(root)):
+    if is_sharded(os.fsdecode(root)):
         shards.verify(root)
     else:
         open_live(root, lambda found: backend_of(found).verify_generation(found))

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from imgstore._checksums import image_checksum, image_checksums
-from imgstore._generations import Generation, generations, is_store, replace_generation, sharded, single_name
+from imgstore._generations import Generation, generations, is_store, new_name, replace_generation, sharded, single_name
 from imgstore._images import Array, Labels, block_of_one, checked_integer
 from imgstore._store import Backend, Pair
 from imgstore.errors import CorruptStoreError, InvalidArgumentError
@@ -52,14 +52,13 @@ def compared_writer(
     given = _Given(show(pairs, "storing"), ids)
     many = None if ids is None else int(np.count_nonzero(ids == np.arange(len(ids))))
     images = iter(given)
-    write_many = backend.writer(itertools.islice(images, many), given.labels_of(many))
+    write_many = backend.writer(itertools.islice(images, many), given.labels_of(many), owned=True)
 
     def write(generation: str) -> dict[str, Any]:
         description = write_many(generation)
         # the images first, so that one more is asked for when all are stored: see `_Given`
         for image, row in zip(images, itertools.count(many or 0)):
-            block = block_of_one(image, given.ids[row], given.labels[row], backend.refusal)
-            backend.write_single(f"{generation}/{single_name(block.first, backend.suffix)}", block)
+            backend.write_singly(generation, block_of_one(image, given.ids[row], given.labels[row], backend.refusal))
         folder, name = os.path.split(generation)
         written = Generation(folder, backend.name, name, False, "", description)
         given.must_equal(generation, show(_checksums_of(backend, written), "comparing"))
@@ -74,7 +73,9 @@ def must_be_free(root: str, replace: bool) -> None:
         if not replace:
             raise InvalidArgumentError("DEST", f"there is a store at {root} already; replace it with --replace")
     else:
-        must_be_new(root, "DEST", lambda name: name in ("LOCK", "CURRENT.new", *generations(root)))
+        must_be_new(
+            root, "DEST", lambda name: name in ("LOCK", os.path.basename(new_name(root, "CURRENT")), *generations(root))
+        )
 
 
 def must_be_new(root: str, argument: str, may_stand: Callable[[str], bool]) -> None:
@@ -107,9 +108,9 @@ def must_be_usable(root: str) -> None:
 
 def _checksums_of(backend: Backend, generation: Generation) -> Iterator[int]:
     """Of every image that is stored there, as it is read back."""
-    for first, images, labels in backend.open_all(generation, True).read_blocks(once=True):
+    for first, images, labels in backend.open_all(generation, True).read_blocks():
         yield from image_checksums(images, np.arange(first, first + len(labels)), labels).tolist()
-    for image_id in generation.singles(backend.suffix):
+    for image_id in generation.singles(backend.suffix).tolist():
         path = generation.path(single_name(image_id, backend.suffix))
         image, label = backend.read_stored_singly(path, image_id, True)
         yield image_checksum(image, image_id, label)

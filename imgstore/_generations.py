@@ -1,29 +1,46 @@
 """Generations: what one `store_many` writes, beside the live one, until CURRENT names it.
 
-    root/LOCK               held by the one writer
-    root/CURRENT            format, backend, live generation, whether it was synced, checksums
-    root/000007-3f9a1c/     a generation; once named it never changes, singles/ aside
-        DESCRIPTION         JSON: count; where all agree, shape, dtype and the number of images in each
-                            block but the last; and what the backend notes
-        singles/            a file for each image that store_single added or replaced since
+    root/LOCK                           held by the one writer
+    root/CURRENT                        format, backend, live generation, whether it was synced, checksums
+    root/imgstore-000007-3f9a1c5e7b20/  a generation; once named it never changes, its singles aside
+        DESCRIPTION                     JSON: count; where all agree, shape, dtype and the number of images in
+                                        each block but the last; what the backend notes; needs: names of what a
+                                        reader has to know beyond this, none so far
+        singles/                        a file for each image that store_single added or replaced since
+        SINGLES                         their ids, so that one that is lost is missed: records of an id and a check
 
-LevelDB and RocksDB switch versions with a CURRENT for the same reason: readers need no locks.
+LevelDB and RocksDB switch versions with a CURRENT for the same reason: readers need no locks. Only what bears names
+that no person gives is ever removed. A line is added to SINGLES when its single is in place and synced; it is not
+synced itself, which would cost `store_single` two fifths more, and reaches the disk when the system writes it back.
 """
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import json
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from imgstore._checksums import checksum
+from imgstore._files import (
+    NewFile,
+    Root,
+    open_file,
+    opened,
+    read_file,
+    replace_file,
+    sync_file,
+    sync_file_system,
+    sync_folder,
+    sync_name,
+    write_file,
+)
+from imgstore._images import Labels
 from imgstore.errors import (
     CorruptStoreError,
     ImgstoreError,
@@ -33,20 +50,26 @@ from imgstore.errors import (
     StoreReplacedError,
 )
 
-Root = str | os.PathLike[str]
 T = TypeVar("T")
 
-_ATTEMPTS = 100
+FORMAT = 3  # the version of all that lies in a store
+_READS_OLDER = {2: "409e50d"}  # the last commits that read them
 SHARDS, PLAN = "SHARDS", "PLAN"  # of a sharded store: see imgstore/_shards.py
+
+_ATTEMPTS = 100
 _FEW = 8  # files that are synced one by one
 _LARGEST_CURRENT = 4096
-_LARGEST_DESCRIPTION = 1 << 30
-_GENERATION = re.compile(r"\d{6,18}-[0-9a-f]{6}")
-FORMAT = 2  # the version of all that lies in a store
+_LARGEST_DESCRIPTION = 1 << 20
+_LARGEST_SINGLES = 1 << 28
+_NAME = r"imgstore-\d{6,18}-[0-9a-f]{12}"
+_GENERATION = re.compile(_NAME)
+_OWN = re.compile(r"DESCRIPTION|SINGLES|labels\.csv|images\.\w+|\d{8,19}\.\w+|\.new")  # the files in one
 _CURRENT = re.compile(
-    rb"(imgstore %d (?P<backend>\w+) (?P<name>\d{6,18}-[0-9a-f]{6}) (?P<synced>synced|unsynced)"
-    rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n" % FORMAT
+    rb"(imgstore (?P<format>\d{1,9}) (?P<backend>\w+) (?P<name>\S{1,99}) (?P<synced>synced|unsynced)"
+    rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
 )
+_SINGLE = np.dtype([("id", "<i8"), ("check", "<u8")])
+_CHECK = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Generation(NamedTuple):
@@ -63,14 +86,24 @@ class Generation(NamedTuple):
         """The path of a file in it."""
         return "/".join((self.root, self.name, *names))
 
-    def singles(self, suffix: str) -> list[int]:
-        """The ids in singles/, ascending."""
+    def singles(self, suffix: str) -> Labels:
+        """The ids of the images that were stored singly, ascending: also of those whose file was lost."""
+        return np.union1d(self._there(suffix), _listed(self.path("SINGLES")))
+
+    def is_listed(self, image_id: int) -> bool:
+        """Whether an image of this id was stored singly, though its file may be lost."""
+        return bool((_listed(self.path("SINGLES")) == image_id).any())
+
+    def _there(self, suffix: str) -> Labels:
         folder = self.path("singles")
-        stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
+        try:
+            stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
+        except FileNotFoundError:  # it is made with the first one
+            return np.empty(0, np.int64)
         for stem in stems:
             if not (stem.isdecimal() and f"{int(stem):08d}" == stem and int(stem) < 2**63):
                 raise CorruptStoreError(folder, f"holds {stem}{suffix}, which is not the name of a single")
-        return sorted(map(int, stems))
+        return np.fromiter(map(int, stems), np.int64, len(stems))
 
     def fault(self, path: str, message: str, image_id: int | None = None) -> OSError:
         """The error for what cannot be read: damage, or a store that was replaced meanwhile."""
@@ -90,12 +123,12 @@ def open_live(root: Root, open_generation: Callable[[Generation], T]) -> T:
     While a generation is being removed, its files are a mixture: what was opened counts only when CURRENT
     is the same afterwards. Raises StoreNotFoundError where there is no store, CorruptStoreError for damage.
     """
-    root = os.fspath(root)
+    root = os.fsdecode(root)
     for _ in range(_ATTEMPTS):
         descriptor, status = _open_current(root)
         try:
             result = open_generation(_generation(root, os.read(descriptor, _LARGEST_CURRENT)))
-        except (OSError, ImgstoreError) as error:
+        except (FileNotFoundError, NotADirectoryError, ImgstoreError) as error:
             if not _is_current(root, status):
                 continue
             if type(error) is FileNotFoundError:
@@ -123,11 +156,12 @@ def is_store(root: str) -> bool:
 @contextlib.contextmanager
 def writing(root: Root) -> Iterator[str]:
     """Make `root` where it is missing and hold it as its only writer; else raise StoreBusyError."""
-    path = os.fspath(root)
+    path = os.fsdecode(root)
     if os.path.exists(path) and not os.path.isdir(path):
         raise InvalidArgumentError("root", f"{path} is a file; give a directory")
     os.makedirs(path, exist_ok=True)
-    with _opened(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
+    writer = os.getpid()
+    with opened(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,8 +169,15 @@ def writing(root: Root) -> Iterator[str]:
         try:
             yield path
         finally:
-            # Unlocked by name: a child forked meanwhile holds the same lock open.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            # Unlocked by name: a child forked meanwhile holds the same lock open, and must not let go of it itself.
+            if os.getpid() == writer:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def must_be_writer(writer: int, root: str) -> None:
+    """Raise StoreBusyError in a child that was forked while process `writer` was storing at `root`."""
+    if os.getpid() != writer:
+        raise StoreBusyError(root, "this is a forked child, and its parent is the writer; store nothing in the child")
 
 
 def replace_generation(root: str, backend: str, durable: bool, write: Callable[[str], dict[str, Any]]) -> None:
@@ -145,24 +186,27 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     `write` gets the directory and returns the DESCRIPTION. Whatever fails before CURRENT is replaced leaves
     the store as it was. The caller holds the writer's lock.
     """
-    if reason := sharded(root):
-        raise InvalidArgumentError("root", reason)
-    if before := _live_name(root):
-        _remove_generations(root, before)
-    number = max((int(name.partition("-")[0]) for name in generations(root)), default=0) + 1
-    name = f"{number % 10**18:06d}-{secrets.token_hex(3)}"
+    _must_be_free(root)
+    if (live := _live_name(root)) and generations(root) != [live]:
+        sync_name(f"{root}/CURRENT")  # a writer may have been killed before it did, and before it removed the others
+        _remove_generations(root, live)
+    writer = os.getpid()
+    number = max((int(name.split("-")[1]) for name in generations(root)), default=0) + 1
+    name = f"imgstore-{number % 10**18:06d}-{secrets.token_hex(6)}"
     path = os.path.join(root, name)
     try:
-        with _opened(root) as file_system:  # before the first write: syncfs tells of its errors
-            os.makedirs(os.path.join(path, "singles"))
-            text = json.dumps(write(path), separators=(",", ":")).encode()
+        with opened(root) as file_system:  # before the first write: syncfs tells of its errors
+            os.mkdir(path)
+            text = json.dumps({**write(path), "needs": []}, separators=(",", ":")).encode()
             write_file(os.path.join(path, "DESCRIPTION"), text)
             if durable:
                 _sync_generation(root, path, file_system)
+            must_be_writer(writer, root)
             _replace_current(root, backend, name, durable, f"{checksum(text):016x}")
     except BaseException:
-        if _live_name(root) != name:  # an interrupt may arrive when CURRENT was just replaced
-            shutil.rmtree(path, ignore_errors=True)
+        # an interrupt may arrive when CURRENT was just replaced; and a forked child removes nothing
+        if os.getpid() == writer and _live_name(root) != name:
+            _remove_generation(path)
         raise
     _remove_generations(root, name)
 
@@ -177,65 +221,79 @@ def sharded(root: str) -> str | None:
 
 
 def make_durable(generation: Generation) -> None:
-    """Sync a generation that was written with durable=False, so that a durable single can rely on it."""
-    with _opened(generation.root) as file_system:
-        _sync_file_system(file_system)
+    """Have the live generation on the disk: it may have been written with durable=False, or by a killed writer."""
+    if generation.synced:
+        sync_name(f"{generation.root}/CURRENT")
+        return
+    with opened(generation.root) as file_system:
+        sync_file_system(generation.root, file_system)
     _replace_current(generation.root, generation.backend, generation.name, True, generation.checksum)
 
 
-def replace_single(generation: Generation, name: str, durable: bool, write: Callable[[str], None]) -> None:
-    """Let `write` make the file of a single under another name, then rename it to `name`."""
-    _replace_file(generation.path(name), generation.path("singles", ".new"), durable, write)
+def replace_single(
+    generation: Generation, image_id: int, suffix: str, durable: bool, write: Callable[[NewFile], None]
+) -> None:
+    """Let `write` make the file of a single under another name, which then takes its own."""
+    path, folder = generation.path(single_name(image_id, suffix)), generation.path("singles")
+    if not os.path.isdir(folder):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+        if durable:
+            sync_folder(generation.path())
+    is_new = not os.path.lexists(path)
+    replace_file(path, f"{folder}/.new", durable, write)
     if durable:
-        _sync(generation.path("singles"))
+        with _confirming(path):
+            sync_folder(folder)
+    if is_new:
+        list_single(generation.path(), image_id)
 
 
-def read_file(path: str, largest: int) -> bytes:
-    """The bytes of a file of the store; never through a symbolic link, never more than `largest`."""
-    descriptor, status = open_file(path)
+def list_single(generation: str, image_id: int) -> None:
+    """Add the id of a single to SINGLES."""
+    record = np.array([(image_id, 0)], _SINGLE)
+    record["check"] = _checks(record["id"])
+    with opened(f"{generation}/SINGLES", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW) as descriptor:
+        NewFile(generation, descriptor).write(record.tobytes())
+
+
+def _listed(path: str) -> Labels:
+    """The ids in SINGLES; what is no record is passed over, as a power cut may leave it."""
     try:
-        if status.st_size > largest:
-            raise CorruptStoreError(path, f"has {status.st_size} bytes, more than the {largest} that it can have")
-        return os.read(descriptor, status.st_size)
-    finally:
-        os.close(descriptor)
+        content = read_file(path, _LARGEST_SINGLES)
+    except FileNotFoundError:
+        return np.empty(0, np.int64)
+    records = np.frombuffer(content, _SINGLE, len(content) // _SINGLE.itemsize)
+    ids: Labels = records["id"][records["check"] == _checks(records["id"])]
+    return np.unique(ids[ids >= 0])
+
+
+def _checks(ids: Any) -> Any:
+    return ~(ids.astype(np.uint64) * _CHECK)
 
 
 def replace_text(root: str, name: str, text: str, durable: bool = True) -> None:
     """Let a file directly in `root` have this text, all or nothing."""
     path = os.path.join(root, name)
-    _replace_file(path, f"{path}.new", durable, lambda new: write_file(new, text.encode()))
+    replace_file(path, new_name(root, name), durable, lambda new: new.write(text.encode()))
     if durable:
-        _sync_with_parents(root)
+        with _confirming(path):
+            sync_name(path)
 
 
-def write_file(path: str, data: bytes) -> None:
-    """Write a new file. Python's `open` would take a third of the time that one of a few kilobytes takes."""
-    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-        written = os.write(descriptor, data)
-        while written < len(data):
-            written += os.write(descriptor, data[written:])
+def new_name(root: str, name: str) -> str:
+    """Where the next file of this name is written: a name that no person gives."""
+    return os.path.join(root, f".{name}.imgstore-new")
 
 
-def open_file(path: str) -> tuple[int, os.stat_result]:
-    """Descriptor and status of a regular file of the store; CorruptStoreError for a link or another kind."""
+@contextlib.contextmanager
+def _confirming(path: str) -> Iterator[None]:
+    """Errors of a sync after a rename say that what was renamed is in place."""
     try:
-        # O_NONBLOCK: to open a FIFO would otherwise wait for its writer
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        yield
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise CorruptStoreError(path, "is a symbolic link or a socket; a store holds none") from None
-        raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise CorruptStoreError(path, "is not a regular file")
-    return descriptor, status
-
-
-def descriptor_path(descriptor: int) -> str:
-    """A path to the very file that is open, for a library: by now its own path may name another."""
-    return f"/proc/self/fd/{descriptor}"
+        message = f"what was stored is in place, but the disk did not confirm it ({error.strerror}); store it again"
+        raise OSError(error.errno, message, path) from None
 
 
 def _open_current(root: str) -> tuple[int, os.stat_result]:
@@ -253,21 +311,37 @@ def _is_current(root: str, status: os.stat_result) -> bool:
         return False
 
 
-def _entry(root: str, current: bytes) -> re.Match[bytes]:
+def _whole(current: bytes) -> re.Match[bytes] | None:
+    """The entry of a CURRENT of any format that matches its own checksum."""
     entry = _CURRENT.fullmatch(current)
-    if re.match(rb"imgstore (?!%d )\d+ " % FORMAT, current):
-        message = f"is of another version of the format, which is {FORMAT} here; store anew"
-        raise CorruptStoreError(f"{root}/CURRENT", message)
-    if not entry or b"%016x" % checksum(entry[1]) != entry["checksum"]:
+    return entry if entry and b"%016x" % checksum(entry[1]) == entry["checksum"] else None
+
+
+def _entry(root: str, current: bytes) -> re.Match[bytes]:
+    entry = _whole(current)
+    if not entry:
         raise CorruptStoreError(f"{root}/CURRENT", "does not match its own checksum")
+    if other := _other_format(entry):
+        raise CorruptStoreError(f"{root}/CURRENT", other)
+    if not _GENERATION.fullmatch(entry["name"].decode("ascii", "replace")):
+        raise CorruptStoreError(f"{root}/CURRENT", "names no generation")
     return entry
+
+
+def _other_format(entry: re.Match[bytes]) -> str | None:
+    number = int(entry["format"])
+    if number == FORMAT:
+        return None
+    other = f"commit {_READS_OLDER[number]}" if number in _READS_OLDER else "another version"
+    return f"is of format {number}, which {other} of imgstore reads; this one reads {FORMAT}"
 
 
 def _generation(root: str, current: bytes) -> Generation:
     backend, name, synced, digest = _entry(root, current).group("backend", "name", "synced", "description")
     path = f"{root}/{name.decode()}"
     for folder in (path, f"{path}/singles"):
-        if not stat.S_ISDIR(os.lstat(folder).st_mode):  # a symbolic link, say, that could lead out of the store
+        # no symbolic link, say, that could lead out of the store
+        if not stat.S_ISDIR(_mode(folder, may_lack=folder != path)):
             raise CorruptStoreError(folder, "is not a directory of the store's own")
     text = read_file(f"{path}/DESCRIPTION", _LARGEST_DESCRIPTION)
     try:
@@ -276,7 +350,18 @@ def _generation(root: str, current: bytes) -> Generation:
         description = None
     if b"%016x" % checksum(text) != digest or not isinstance(description, dict):
         raise CorruptStoreError(f"{path}/DESCRIPTION", "is not what CURRENT tells of it")
+    if description.get("needs") != []:
+        raise StoreNotFoundError(root, f"a newer imgstore is needed to read this store, for {description.get('needs')}")
     return Generation(root, backend.decode(), name.decode(), synced == b"synced", digest.decode(), description)
+
+
+def _mode(path: str, may_lack: bool) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        if may_lack:
+            return stat.S_IFDIR
+        raise
 
 
 def _live_name(root: str) -> str | None:
@@ -286,24 +371,27 @@ def _live_name(root: str) -> str | None:
         return None
 
 
+def _must_be_free(root: str) -> None:
+    """Raise InvalidArgumentError where something else than a store of this format is at `root`."""
+    reason = sharded(root)
+    try:
+        current = read_file(f"{root}/CURRENT", _LARGEST_CURRENT)
+    except FileNotFoundError:
+        current = b""
+    except CorruptStoreError:
+        current = b"a link, a folder or more than we write"
+    if entry := _whole(current):
+        other = _other_format(entry)
+        reason = reason or (f"{root}/CURRENT {other}; give another folder" if other else None)
+    elif current and not current.startswith(b"imgstore ") and not generations(root):
+        reason = reason or f"{root}/CURRENT is not of imgstore; give another folder"
+    if reason:
+        raise InvalidArgumentError("root", reason)
+
+
 def _replace_current(root: str, backend: str, name: str, durable: bool, description: str) -> None:
     line = f"imgstore {FORMAT} {backend} {name} {'synced' if durable else 'unsynced'} {description}"
     replace_text(root, "CURRENT", f"{line} {checksum(line.encode()):016x}\n", durable)
-
-
-def _replace_file(path: str, new: str, durable: bool, write: Callable[[str], None]) -> None:
-    """Let `write` make the file `new`, which then takes the name `path`. The caller syncs the directory."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)  # of a killed writer; or a link, that could lead out of the store
-    try:
-        write(new)
-        if durable:
-            _sync(new)
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
 
 
 def generations(root: str) -> list[str]:
@@ -314,45 +402,33 @@ def generations(root: str) -> list[str]:
 def _remove_generations(root: str, keep: str) -> None:
     for name in generations(root):
         if name != keep:
-            shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+            _remove_generation(os.path.join(root, name))
+
+
+def _remove_generation(path: str) -> None:
+    """Remove what is provably ours, and the folders if nothing else lies in them."""
+    for folder in (f"{path}/singles", path):
+        with contextlib.suppress(OSError):
+            _remove_own_files(folder)
+            os.rmdir(folder)
+
+
+def _remove_own_files(folder: str) -> None:
+    # by descriptor, as its name could by now lead elsewhere
+    with opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
+        for name in os.listdir(descriptor):
+            if _OWN.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=descriptor)
 
 
 def _sync_generation(root: str, path: str, file_system: int) -> None:
     """Sync what was written to `path`, and its name: a few files one by one, many with their file system."""
-    names = [*os.listdir(path), *(f"singles/{name}" for name in os.listdir(f"{path}/singles"))]
-    if len(names) > _FEW:
-        _sync_file_system(file_system)
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    if len(files) > _FEW:
+        sync_file_system(root, file_system)
         return
-    for each in (*(f"{path}/{name}" for name in names), path, root):
-        _sync(each)
-
-
-def _sync_with_parents(root: str) -> None:
-    """Sync `root` and what it lies in: an earlier call may have made the folders and been killed."""
-    path = os.path.realpath(root)
-    _sync(path)
-    while path != os.path.dirname(path):
-        path = os.path.dirname(path)
-        with contextlib.suppress(PermissionError):  # one that we may not read is none that we made
-            _sync(path)
-
-
-def _sync(path: str) -> None:
-    with _opened(path) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync_file_system(descriptor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(descriptor):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    for file in files:
+        sync_file(file)
+    for folder in (*(folder for folder, _, _ in os.walk(path)), root):
+        sync_folder(folder)

@@ -1,98 +1,177 @@
-"""What lmdb and hdf5 share: blocks of images that are read where they lie in a memory map."""
+"""What lmdb and hdf5 share: a file of blocks, whose labels and checksums are kept once a block was met."""
 
-import ctypes
 import itertools
-import mmap
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from imgstore._checksums import Checksums, block_checksum, image_checksum, image_checksums
-from imgstore._images import Array, Block, Form, Labels, image_bytes
+from imgstore._images import BYTES_BESIDE_PIXELS, Array, Block, Form, Labels, image_bytes, is_block
+from imgstore._reading import File
 from imgstore._store import Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
 
-class View(NamedTuple):
-    """A block in the map, and the checksums stored beside it."""
+class Place(NamedTuple):
+    """Where a block lies, and what is stored beside its pixels."""
 
-    block: Block
+    first: int
+    form: Form
+    offset: int  # of the pixels in the file
+    labels: Labels  # (k,)
     checksums: Checksums  # (k,)
     checksum: int  # of the block
 
 
 SINGLE = Contents(1, None, 1)
-_MOST_BYTES = 2**63 - 1  # of an array, as NumPy counts them
-_LIBC = ctypes.CDLL(None)
+_MOST_BLOCKS = 1 << 28  # of a file, so that a forged number makes nobody reserve memory for more
+HELD = 16 << 20  # bytes that a reader keeps of labels, checksums and places
+
+
+class Met:
+    """What is kept of the blocks that were met. A slot is written once, so threads may share this."""
+
+    def __init__(self, blocks: int, per_block: int, held: int) -> None:
+        most = max(1, min(blocks, held // (8 + per_block * BYTES_BESIDE_PIXELS)))
+        self.slots = np.zeros(blocks, np.int32)  # of each block; 0 for one that was not met
+        self.offsets = np.zeros(most + 1, np.int64)  # of its pixels in the file
+        self.labels = np.zeros((most + 1, per_block), np.int64)
+        self.checksums = np.zeros((most + 1, per_block), np.uint64)
+        self._free = iter(range(1, most + 1))
+
+    def keep(self, number: int, place: Place) -> bool:
+        """Whether there was a slot left for this block."""
+        slot, count = next(self._free, 0), len(place.labels)
+        if slot:
+            self.offsets[slot] = place.offset
+            self.labels[slot, :count], self.checksums[slot, :count] = place.labels, place.checksums
+            self.slots[number] = slot  # last: another thread takes what is there for whole
+        return bool(slot)
 
 
 class Mapped(Many):
     """A file of blocks. `first` is the id of its first image."""
 
-    labels: Labels  # (count,) where `form` is not None; of the images that `view` or `take` was asked for
-    checksums: Checksums  # likewise
-    addresses: Labels  # likewise: where the pixels of each block lie, 0 for a block that no `view` met yet
+    held = HELD  # less where several share the memory
 
     def __init__(self, path: str, first: int, contents: Contents, verify: bool) -> None:
-        self.path, self.first, self.verify = path, first, verify
+        self.file, self.path, self.first, self.verify = File(path), path, first, verify
         self.count, self.form, self.per_block = contents
+        self._met: Met | None = None
+
+    @property
+    def met(self) -> Met:
+        """Where `form` is not None."""
+        return self._met or self._meet_anew()
+
+    def _meet_anew(self) -> Met:
+        blocks = -(-self.count // self.per_block)
+        if blocks > _MOST_BLOCKS:
+            raise CorruptStoreError(self.path, f"is said to hold {blocks} blocks, more than a file of the store can")
+        self._met = met = Met(blocks, self.per_block, self.held)
+        return met
 
     @abstractmethod
-    def view(self, image_id: int) -> View:
-        """Consecutive images that hold this one; their own bounds are checked."""
+    def find(self, image_id: int) -> Place:
+        """The block of this image, whose bounds are not looked at yet."""
 
-    @abstractmethod
-    def block(self, first: int) -> View:
+    def place(self, image_id: int) -> Place:
         """The block of this image."""
-
-    @abstractmethod
-    def take(self, ids: Labels) -> Array:
-        """The images of these ids, copied; asked only where `form` is not None."""
-
-    def copy(self, mapped: Array, images: Array) -> None:
-        """Fill `images` with a block's."""
-        np.copyto(images, mapped)
+        found = self.find(image_id)
+        first, last, end = found.first, found.first + len(found.labels), self.first + self.count
+        if not self.first <= first <= image_id < last <= end:
+            raise self.fault("is in a block with other ids", image_id)
+        if self.form and (self.form != found.form or (first, last) != self.bounds(image_id)):
+            raise self.fault("is in a block that is not of the form and size that DESCRIPTION tells", image_id)
+        size = len(found.labels) * image_bytes(found.form)
+        if not is_block(len(found.labels), found.form) or not 0 <= found.offset <= self.file.size - size:
+            raise self.fault("is in a block that is too large, or lies outside the file", image_id)
+        return found
 
     def read(self, image_id: int) -> Pair:
-        (first, images, labels), checksums, _ = self.view(image_id)
-        row = image_id - first
-        image, label = images[row].copy(), int(labels[row])
-        if self.verify and image_checksum(image, image_id, label) != checksums[row]:
+        if self.form is None:
+            return self._read_at(self.place(image_id), image_id)
+        number, row = divmod(image_id - self.first, self.per_block)
+        met = self.met
+        slot = met.slots.item(number)
+        if not slot:
+            place = self.place(image_id)
+            if not met.keep(number, place):
+                self._met = None
+            return self._read_at(place, image_id)
+        image = np.empty(*self.form)
+        self.file.fill(image, met.offsets.item(slot) + row * image.nbytes)
+        return self._checked(image, image_id, met.labels.item(slot, row), met.checksums.item(slot, row))
+
+    def _read_at(self, place: Place, image_id: int) -> Pair:
+        image, row = np.empty(*place.form), image_id - place.first
+        self.file.fill(image, place.offset + row * image.nbytes)
+        return self._checked(image, image_id, int(place.labels[row]), int(place.checksums[row]))
+
+    def _checked(self, image: Array, image_id: int, label: int, checksum: int) -> Pair:
+        if self.verify and image_checksum(image, image_id, label) != checksum:
             raise self.fault("does not match its checksum", image_id)
         return image, label
 
     def gather(self, ids: Labels) -> tuple[Array, Labels]:
-        images = self.take(ids)
-        labels = self.labels[ids]
+        assert self.form is not None
+        offsets, labels, checksums = self.beside(ids)
+        images = self.file.gather(offsets, self.form)
         if self.verify:
-            for image_id in ids[image_checksums(images, ids, labels) != self.checksums[ids]]:
+            for image_id in ids[image_checksums(images, ids, labels) != checksums]:
                 raise self.fault("does not match its checksum", int(image_id))
         return images, labels
 
-    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
+    def beside(self, ids: Labels) -> tuple[Labels, Labels, Checksums]:
+        """Where the pixels of these images lie, their labels and checksums; asked only where `form` is not None."""
+        assert self.form is not None
+        met = self.met
+        if len(ids) > (most := len(met.offsets) - 1) < len(met.slots):  # they may lie in more blocks than are kept
+            parts = [self.beside(ids[first : first + most]) for first in range(0, len(ids), most)]
+            offsets, labels, checksums = map(np.concatenate, zip(*parts, strict=True))
+            return offsets, labels, checksums
+        numbers, rows = np.divmod(ids - self.first, self.per_block)
+        slots = met.slots[numbers]
+        if not slots.all():
+            if not self.meet(met, ids[slots == 0]):
+                self._met = None
+                return self.beside(ids)
+            slots = met.slots[numbers]
+        return met.offsets[slots] + rows * image_bytes(self.form), met.labels[slots, rows], met.checksums[slots, rows]
+
+    def meet(self, met: Met, ids: Labels) -> bool:
+        """Whether there was room to keep the blocks of these images."""
+        for image_id in ids.tolist():
+            number = (image_id - self.first) // self.per_block
+            if not met.slots[number] and not met.keep(number, self.place(image_id)):
+                return False
+        return True
+
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
         first = self.first
         while first < self.first + self.count:
-            (found, mapped, labels), checksums, checksum = self.block(first)
-            if found != first:
+            place = self.place(first)
+            if place.first != first:
                 raise self.fault("the blocks do not follow one another", first)
-            last = first + len(mapped)
-            read = Block(first, _room(mapped) if images is None else images[first:last], labels.copy())
-            self.copy(mapped, read.images)
-            if once:
-                _let_go(mapped)
-            if self.verify and block_checksum(read, checksums) != checksum:
-                raise self.fault(f"the block of {len(mapped)} images does not match its checksum", first)
-            yield read
+            last = first + len(place.labels)
+            room = _room(len(place.labels), place.form) if images is None else images[first:last]
+            self.file.fill(room, place.offset)
+            block = Block(first, room, place.labels)
+            if self.verify and block_checksum(block, place.checksums) != place.checksum:
+                raise self.fault(f"the block of {len(room)} images does not match its checksum", first)
+            del room
+            yield block
+            del block  # before there is room for the next
             first = last
 
     def forms(self) -> Iterator[Form]:
         first = self.first
         while first < self.first + self.count:
-            images = self.block(first).block.images
-            yield from itertools.repeat((images.shape[1:], images.dtype), len(images))
-            first += len(images)
+            place = self.place(first)
+            yield from itertools.repeat(place.form, place.first + len(place.labels) - first)
+            first = place.first + len(place.labels)
 
     def bounds(self, image_id: int) -> tuple[int, int]:
         """First id of the block of this image, and of the next block; where all images have one form."""
@@ -103,38 +182,9 @@ class Mapped(Many):
         return CorruptStoreError(self.path, message, image_id)
 
 
-def _room(images: Array) -> Array:
+def _room(count: int, form: Form) -> Array:
     """An array for a block; where it is one image, that is what owns the memory."""
-    return np.empty_like(images[0])[np.newaxis] if len(images) == 1 else np.empty_like(images)
-
-
-def _let_go(mapped: Array) -> None:
-    """Of the pages that lie in it: else a cluster, say, which counts them as the process's, ends it as too large."""
-    first, end = (
-        -(-at // mmap.PAGESIZE) * mmap.PAGESIZE for at in (mapped.ctypes.data, mapped.ctypes.data + mapped.nbytes)
-    )
-    _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
-
-
-class _Memory:
-    """What NumPy takes for an array at an address."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], kind: str, strides: tuple[int, ...] | None = None) -> None:
-        told: dict[str, Any] = {"version": 3, "data": (address, True), "shape": shape, "typestr": kind}
-        self.__array_interface__ = told | {"strides": strides}
-
-
-def copies(addresses: Labels, form: Form) -> Array:
-    """The images of this form at these addresses, one at least, copied; the caller holds what is mapped there."""
-    shape, dtype = form
-    lowest = int(addresses.min())
-    span = int(addresses.max()) - lowest + 1
-    if span * image_bytes(form) > _MOST_BYTES:
-        return np.stack([np.asarray(_Memory(address, shape, dtype.str)) for address in addresses.tolist()])
-    strides = 1, *np.empty(shape, dtype).strides
-    # an image at every byte, of which NumPy gathers those that are asked for in one call
-    everywhere = np.asarray(_Memory(lowest, (span, *shape), dtype.str, strides))
-    return np.asarray(everywhere[addresses - lowest])
+    return np.empty(*form)[np.newaxis] if count == 1 else np.empty((count, *form[0]), form[1])
 
 
 def checksums_of(block: Block) -> tuple[Checksums, int]:

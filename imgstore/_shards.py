@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 
 from imgstore._backends import backend_of
 from imgstore._checksums import checksum, image_checksums
-from imgstore._generations import SHARDS, Generation, open_live, read_file
+from imgstore._files import read_file
+from imgstore._generations import SHARDS, Generation, open_live
 from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
-from imgstore._mapped import Mapped, copies
+from imgstore._mapped import HELD, Mapped, Met
+from imgstore._reading import gather
 from imgstore._store import Backend, Many, Pair, Reader, stacked
 from imgstore.errors import CorruptStoreError, StoreNotFoundError, StoreReplacedError
 
@@ -39,7 +41,7 @@ _SHARD = re.compile(
     r"(shard-\d{6,9}) (\d{1,19}) (?:(\d{1,15}(?:x\d{1,15}){1,2}) ([<|]\w\d{1,2})|mixed) "
     r"(\d{6,18}-[0-9a-f]{6}) ([0-9a-f]{16})"
 )
-_NUMBER: Form = (), np.dtype(np.int64)
+_HELD = 3 * HELD  # bytes that a reader of shards keeps of what was met in them
 
 
 class Shard(NamedTuple):
@@ -107,7 +109,7 @@ def read_manifest(root: str) -> Manifest:
 
 def _shard(line: str, number: int, path: str) -> Shard:
     told = _SHARD.fullmatch(line)
-    if not told:
+    if not told or told[1] != shard_name(number):
         raise CorruptStoreError(path, f"does not list {shard_name(number)} as it should")
     form = form_of(tuple(map(int, told[3].split("x"))), told[4]) if told[3] else None
     return Shard(told[1], int(told[2]), form, told[5], told[6])
@@ -122,7 +124,7 @@ def open_shard(root: str, shard: Shard, open_generation: Callable[[Backend, Gene
 
     def listed(generation: Generation) -> T:
         backend = backend_of(generation)
-        singles = np.array(generation.singles(backend.suffix), np.int64)
+        singles = generation.singles(backend.suffix)
         if Shard.of(generation) != shard or (singles >= shard.images).any():
             message = "is not as SHARDS lists it: it was replaced, restored or added to on its own"
             raise StoreReplacedError(path, f"{message}; put back the one that was there, or store all anew")
@@ -140,30 +142,31 @@ def verify_shard(root: str, shard: Shard) -> None:
 
 
 class _OpenShards(NamedTuple):
-    """The shards that are open. It never changes: who reads holds it, and with it all that is mapped."""
+    """The shards that are open. It never changes: who reads holds it, and with it all that has an address."""
 
     readers: dict[int, Reader]
-    mapped: dict[int, Mapped]  # what can be read by address; a reader that is closed does not hold it any more
-    # for each shard the addresses of its `addresses`, `labels` and `checksums`, and how many images a block has;
-    # 0 where it is not in `mapped`
-    places: NDArray[np.int64]  # (4, shards)
+    met: dict[int, tuple[Mapped, Met]]  # what can be read by address; a reader that is closed does not hold it
+    # for each shard the addresses of `slots`, `offsets`, `labels` and `checksums` of its Met, how many images a block
+    # has, and where its file is mapped; 0 where it is not in `met`
+    places: NDArray[np.int64]  # (6, shards)
 
     def without_others(self, numbers: list[int]) -> "_OpenShards":
         places = np.zeros_like(self.places)
         places[:, numbers] = self.places[:, numbers]
         readers = {number: self.readers[number] for number in numbers if number in self.readers}
-        mapped = {number: self.mapped[number] for number in numbers if number in self.mapped}
-        return _OpenShards(readers, mapped, places)
+        met = {number: self.met[number] for number in numbers if number in self.met}
+        return _OpenShards(readers, met, places)
 
-    def and_also(self, readers: dict[int, Reader]) -> "_OpenShards":
-        mapped, places = dict(self.mapped), self.places.copy()
+    def and_also(self, readers: dict[int, Reader], held: int) -> "_OpenShards":
+        kept, places = dict(self.met), self.places.copy()
         for number, reader in readers.items():
             many = reader.unreplaced()
-            if isinstance(many, Mapped) and many.form:
-                mapped[number] = many
-                told = many.addresses, many.labels, many.checksums
-                places[:, number] = *(each.ctypes.data for each in told), many.per_block
-        return _OpenShards(self.readers | readers, mapped, places)
+            if isinstance(many, Mapped) and many.form and many.file.address:
+                many.held = held
+                kept[number] = many, (met := many.met)
+                told = met.slots, met.offsets, met.labels, met.checksums
+                places[:, number] = *(each.ctypes.data for each in told), many.per_block, many.file.address
+        return _OpenShards(self.readers | readers, kept, places)
 
 
 class _Shards(Many):
@@ -175,7 +178,7 @@ class _Shards(Many):
         self._firsts = np.array(firsts, np.int64)
         forms = {shard.form for shard in manifest.shards if shard.images}
         self.form = forms.pop() if len(forms) == 1 else None
-        self._opened = _OpenShards({}, {}, np.zeros((4, len(firsts)), np.int64))
+        self._opened = _OpenShards({}, {}, np.zeros((6, len(firsts)), np.int64))
 
     def reader(self, number: int) -> Reader:
         reader = self._opened.readers.get(number)
@@ -193,7 +196,8 @@ class _Shards(Many):
             many = reader.unreplaced()
             return many.gather(rows) if many else reader.read_many(rows)  # which would look at the ids once more
         opened = self._by_address(numbers)
-        return self._gather_at(opened, numbers, rows) if opened else self._gather_by_shard(numbers, rows)
+        found = self._gather_at(opened, numbers, rows) if opened else None
+        return found or self._gather_by_shard(numbers, rows)
 
     def _by_address(self, numbers: Labels) -> _OpenShards | None:
         """These shards, if they can be open at once and all be read by address."""
@@ -203,21 +207,29 @@ class _Shards(Many):
             opened = self._have_open(needed) if len(needed) <= self._most else opened
         return opened if opened.places[0, numbers].all() else None
 
-    def _gather_at(self, opened: _OpenShards, numbers: Labels, rows: Labels) -> tuple[Array, Labels]:
-        """In as many calls of NumPy for many shards as for one."""
+    def _gather_at(self, opened: _OpenShards, numbers: Labels, rows: Labels) -> tuple[Array, Labels] | None:
+        """In as many calls for many shards as for one; None where there is no room to keep what was met of one."""
         assert self.form is not None
-        addresses, at_labels, at_checksums, per_block = opened.places[:, numbers]
+        at_slots, at_offsets, at_labels, at_checksums, per_block, base = opened.places[:, numbers]
         blocks, within = np.divmod(rows, per_block)
-        at_starts = addresses + 8 * blocks
-        unseen = np.flatnonzero(copies(at_starts, _NUMBER) == 0).tolist()
-        for row in unseen:
-            opened.mapped[int(numbers[row])].view(int(rows[row]))
-        images = copies(copies(at_starts, _NUMBER) + within * image_bytes(self.form), self.form)
-        labels = copies(at_labels + 8 * rows, _NUMBER)
+        slots = _at(at_slots + 4 * blocks, np.int32)
+        for row in np.flatnonzero(slots == 0).tolist():
+            many, met = opened.met[int(numbers[row])]
+            if not many.meet(met, rows[row : row + 1]):
+                return None
+        slots = _at(at_slots + 4 * blocks, np.int32)
+        offsets = _at(at_offsets + 8 * slots) + within * image_bytes(self.form)
+        images, places = np.empty((len(rows), *self.form[0]), self.form[1]), 8 * (slots * per_block + within)
+
+        def fill(row: int) -> None:
+            opened.met[int(numbers[row])][0].file.fill(images[row], int(offsets[row]))
+
+        gather(base + offsets, images, fill)
+        labels = _at(at_labels + places)
         if self._verify:
-            expected = copies(at_checksums + 8 * rows, _NUMBER).view(np.uint64)
+            expected = _at(at_checksums + places, np.uint64)
             for row in np.flatnonzero(image_checksums(images, rows, labels) != expected).tolist():
-                raise opened.mapped[int(numbers[row])].fault("does not match its checksum", int(rows[row]))
+                raise opened.met[int(numbers[row])][0].fault("does not match its checksum", int(rows[row]))
         return images, labels
 
     def _gather_by_shard(self, numbers: Labels, rows: Labels) -> tuple[Array | list[Array], Labels]:
@@ -228,13 +240,13 @@ class _Shards(Many):
             pairs |= zip(here.tolist(), zip(images, labels.tolist(), strict=True), strict=True)
         return stacked([pairs[position] for position in range(len(rows))])
 
-    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
         for number, first in enumerate(self._firsts.tolist()):
             reader = self.reader(number)
             many = reader.unreplaced()
             if many is None:  # ShardedReader looked before; blocks have not what replaced their images
                 raise StoreReplacedError(reader.generation.root, "an image was replaced in it meanwhile; read again")
-            for block in many.read_blocks(None if images is None else images[first : first + many.count], once):
+            for block in many.read_blocks(None if images is None else images[first : first + many.count]):
                 yield block._replace(first=first + block.first)
 
     def _have_open(self, needed: list[int]) -> _OpenShards:
@@ -243,7 +255,7 @@ class _Shards(Many):
         if len(opened.readers.keys() | set(needed)) > self._most:
             self._opened = opened = opened.without_others(needed)  # first, as files are few
         new = {number: self._new_reader(number) for number in needed if number not in opened.readers}
-        self._opened = opened = opened.and_also(new)
+        self._opened = opened = opened.and_also(new, _HELD // min(self._most, len(self._firsts)))
         return opened
 
     def _new_reader(self, number: int) -> Reader:
@@ -256,10 +268,24 @@ class _Shards(Many):
 def _most_open() -> int:
     """How many shards a reader keeps open: an eighth of the files that the process may have open.
 
-    A shard takes one or two, and there may be several readers and threads.
+    A shard takes up to four, and there may be several readers and threads.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 2**20 if limit == resource.RLIM_INFINITY else max(1, limit // 8)
+
+
+class _Memory:
+    """What NumPy takes for numbers at every byte from an address on."""
+
+    def __init__(self, address: int, count: int, dtype: np.dtype[Any]) -> None:
+        told: dict[str, Any] = {"version": 3, "data": (address, True), "shape": (count,), "typestr": dtype.str}
+        self.__array_interface__ = told | {"strides": (1,)}
+
+
+def _at(addresses: Labels, dtype: Any = np.int64) -> Any:
+    """The numbers at these addresses, in one call of NumPy; the caller holds what lies there."""
+    lowest = int(addresses.min())
+    return np.asarray(_Memory(lowest, int(addresses.max()) - lowest + 1, np.dtype(dtype)))[addresses - lowest]
 
 
 class ShardedReader(Reader):

@@ -1,5 +1,6 @@
 """The verbs of the contract, written once over what a backend knows of its format."""
 
+import contextlib
 import itertools
 import operator
 import os
@@ -10,10 +11,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from imgstore._files import NewFile, Root, new_file
 from imgstore._generations import (
     Generation,
-    Root,
+    list_single,
     make_durable,
+    must_be_writer,
     open_live,
     replace_generation,
     replace_single,
@@ -30,11 +33,11 @@ from imgstore._images import (
     checked_integer,
     checked_integers,
     form_of,
+    is_block,
 )
 from imgstore.errors import (
     CorruptStoreError,
     ImageNotFoundError,
-    ImgstoreError,
     InvalidArgumentError,
     ReaderClosedError,
     StoreNotFoundError,
@@ -70,11 +73,8 @@ class Many:
         """The images and labels of these ids, in their order; asked only where `form` is not None."""
         raise NotImplementedError
 
-    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
-        """All images, in ascending order: into the rows of `images`, or each block into memory of its own.
-
-        `once`: nobody reads them soon again, so what was mapped for it is let go of.
-        """
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
+        """All images, in ascending order: into the rows of `images`, or each block into memory of its own."""
         return iter(())
 
     def forms(self) -> Iterator[Form]:
@@ -102,17 +102,17 @@ class Backend(ABC):
         """Open what `write_many` wrote, of one image or more."""
 
     @abstractmethod
-    def write_single(self, path: str, block: Block) -> None:
-        """Write a block of one image to the new file `path`."""
+    def write_single(self, file: NewFile, block: Block) -> None:
+        """Write a block of one image to a new file."""
 
     @abstractmethod
-    def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        """Read what `write_single` wrote. Raises FileNotFoundError where there is no such file."""
+    def open_single(self, path: str, image_id: int, verify: bool) -> Many:
+        """Open what `write_single` wrote. Raises FileNotFoundError where there is no such file."""
 
     def verify_many(self, generation: Generation) -> Labels:
         """Read what `write_many` wrote, checked; give its labels."""
         many = self.open_all(generation, True)
-        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in many.read_blocks(once=True))])
+        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in many.read_blocks())])
         if len(labels) != many.count:
             raise CorruptStoreError(generation.path(), f"holds {len(labels)} images, not {many.count}")
         return labels
@@ -133,17 +133,18 @@ class Backend(ABC):
         with writing(root) as path:
             replace_generation(path, self.name, durable, write)
 
-    def writer(self, images: Iterable[Array], labels: Labels) -> Callable[[str], dict[str, Any]]:
+    def writer(self, images: Iterable[Array], labels: Labels, owned: bool = False) -> Callable[[str], dict[str, Any]]:
         """What writes these to the files of a new generation, and gives its DESCRIPTION.
 
         The first block is drawn at once, so that a bad image is refused before anything is made. Labels are looked at
-        when their images have been drawn.
+        when their images have been drawn. `owned`: as in `blocks`.
         """
-        stream = blocks(images, labels, self.refusal)
+        stream, writer = blocks(images, labels, self.refusal, owned), os.getpid()
         first = next(stream, None)
         forms: set[Form] = set()
 
         def noted(block: Block) -> Block:
+            must_be_writer(writer, "the store")
             if len(forms) < 2:
                 forms.add((block.images.shape[1:], block.images.dtype))
             return block
@@ -169,10 +170,9 @@ class Backend(ABC):
         backend's store, StoreBusyError, or the OSError of a full disk; the store is then as it was.
         """
         block = block_of_one(image, image_id, label, self.refusal)
-        name = single_name(block.first, self.suffix)
 
         def write_first(generation: str) -> dict[str, Any]:
-            self.write_single(f"{generation}/{name}", block)
+            self.write_singly(generation, block)
             return {"count": 0}
 
         with writing(root) as path:
@@ -180,9 +180,16 @@ class Backend(ABC):
                 replace_generation(path, self.name, durable, write_first)
                 return
             generation = self._own(open_live(path, lambda generation: generation))
-            if durable and not generation.synced:
+            if durable:
                 make_durable(generation)
-            replace_single(generation, name, durable, lambda new: self.write_single(new, block))
+            replace_single(generation, block.first, self.suffix, durable, lambda new: self.write_single(new, block))
+
+    def write_singly(self, generation: str, block: Block) -> None:
+        """Write a single to a generation that is not live yet."""
+        os.makedirs(f"{generation}/singles", exist_ok=True)
+        with new_file(f"{generation}/{single_name(block.first, self.suffix)}") as file:
+            self.write_single(file, block)
+        list_single(generation, block.first)
 
     def read_single(self, root: Root, image_id: int, *, verify: bool = True) -> Pair:
         """One image and its label. With `verify`, both were checked against their checksum.
@@ -210,7 +217,7 @@ class Backend(ABC):
 
         Raises StoreNotFoundError, CorruptStoreError.
         """
-        return open_live(os.path.abspath(root), lambda found: Reader(self, self._own(found), verify))
+        return open_live(os.path.abspath(os.fsdecode(root)), lambda found: Reader(self, self._own(found), verify))
 
     def verify(self, root: Root) -> None:
         """Read everything at `root` and check it. Raises CorruptStoreError for the first fault found."""
@@ -221,21 +228,14 @@ class Backend(ABC):
         entry = generation.description
         count, per_block = numbers = entry.get("count"), entry.get("per_block", 0)
         form = form_of(entry.get("shape"), entry.get("dtype"))
-        sound = all(type(number) is int and number >= 0 for number in numbers)
-        if not sound or per_block > count or bool(form) != bool(per_block):
+        sound = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+        if not sound or per_block > count or bool(form) != bool(per_block) or (form and not is_block(per_block, form)):
             raise CorruptStoreError(generation.path("DESCRIPTION"), "describes no images that could be stored")
         return self.open_many(generation, Contents(count, form, per_block), verify) if count else Many()
 
     def read_stored_singly(self, path: str, image_id: int, verify: bool) -> Pair:
-        """`read_single_file`, again when the file was replaced meanwhile: HDF5 opens none whose name is gone."""
-        while True:
-            before = os.lstat(path)
-            try:
-                return self.read_single_file(path, image_id, verify)
-            except (OSError, ImgstoreError):
-                after = os.lstat(path)
-                if (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns):
-                    raise
+        """What `write_single` wrote. Raises FileNotFoundError where there is no such file."""
+        return self.open_single(path, image_id, verify).read(image_id)
 
     def _own(self, generation: Generation) -> Generation:
         if generation.backend == self.name:
@@ -246,10 +246,11 @@ class Backend(ABC):
         )
 
     def _read_one(self, generation: Generation, image_id: int, verify: bool) -> Pair:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return self.read_stored_singly(generation.path(single_name(image_id, self.suffix)), image_id, verify)
-        except FileNotFoundError:
-            many = self.open_all(generation, verify)
+        if generation.is_listed(image_id):
+            return self.checked_single(generation, image_id, verify).read(image_id)
+        many = self.open_all(generation, verify)
         if not 0 <= image_id < many.count:
             raise ImageNotFoundError(image_id, generation.root)
         return many.read(image_id)
@@ -257,8 +258,16 @@ class Backend(ABC):
     def verify_generation(self, generation: Generation) -> None:
         """Read everything in it and check it."""
         self.verify_many(generation)
-        for image_id in generation.singles(self.suffix):
-            self.read_stored_singly(generation.path(single_name(image_id, self.suffix)), image_id, True)
+        for image_id in generation.singles(self.suffix).tolist():
+            self.checked_single(generation, image_id, True).read(image_id)
+
+    def checked_single(self, generation: Generation, image_id: int, verify: bool) -> Many:
+        """`open_single` of one that must be there: never an older image of this id from the many."""
+        path = generation.path(single_name(image_id, self.suffix))
+        try:
+            return self.open_single(path, image_id, verify)
+        except FileNotFoundError:
+            raise generation.fault(path, "is missing from the store", image_id) from None
 
 
 class Reader(Sequence[Pair]):
@@ -275,7 +284,7 @@ class Reader(Sequence[Pair]):
         self.generation = generation  # that it reads
         self._verify = verify
         if singles is None:
-            singles = np.array(generation.singles(backend.suffix), np.int64)
+            singles = generation.singles(backend.suffix)
         self._hold(backend.open_all(generation, verify), singles)
 
     def _hold(self, many: Many, singles: Labels) -> None:
@@ -319,12 +328,13 @@ class Reader(Sequence[Pair]):
         return images, labels
 
     def forms(self) -> Counter[Form]:
-        """How many images have each shape and dtype, for which only the pixels of singles are read."""
+        """How many images have each shape and dtype, for which no pixels are read."""
         many = self._open()
         forms = itertools.repeat(many.form, many.count) if many.form else many.forms()
         counted = Counter(form for image_id, form in enumerate(forms) if image_id not in self._replaced)
-        singles = (self._read_single(image_id)[0] for image_id in self._singles.tolist())
-        return counted + Counter((image.shape, image.dtype) for image in singles)
+        for image_id in self._singles.tolist():
+            counted.update(self._backend.checked_single(self.generation, image_id, self._verify).forms())
+        return counted
 
     def readers(self) -> Iterator["Reader"]:
         """Of the stores that it reads: itself, or of a sharded one each shard's, good until the next one is drawn."""
@@ -387,12 +397,7 @@ class Reader(Sequence[Pair]):
         return index if index < many.count else int(self._added[index - many.count])
 
     def _read_single(self, image_id: int) -> Pair:
-        path = self.generation.path(single_name(image_id, self._backend.suffix))
-        try:
-            return self._backend.read_stored_singly(path, image_id, self._verify)
-        except FileNotFoundError:
-            # never an older image of this id from the many
-            raise self.generation.fault(path, "is missing from the store", image_id) from None
+        return self._backend.checked_single(self.generation, image_id, self._verify).read(image_id)
 
 
 def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Labels) -> Reader:
@@ -414,7 +419,11 @@ def _pairs(many: Many) -> Iterator[Pair]:
 
 
 def stacked(pairs: list[Pair]) -> tuple[Array | list[Array], Labels]:
-    """Images and labels: one array where all have one form, else a list."""
-    images = [image for image, _ in pairs]
+    """Images and labels: one array where all have one form, else a list. `pairs` is empty afterwards."""
     labels = np.fromiter((label for _, label in pairs), np.int64, len(pairs))
-    return np.stack(images) if len({(image.shape, image.dtype) for image in images}) == 1 else images, labels
+    if len({(image.shape, image.dtype) for image, _ in pairs}) != 1:
+        return [image for image, _ in pairs], labels
+    images = np.empty((len(pairs), *pairs[0][0].shape), pairs[0][0].dtype)
+    for row in reversed(range(len(pairs))):
+        images[row] = pairs.pop()[0]  # one after the other, so that there are never two of all
+    return images, labels

@@ -6,6 +6,7 @@ tools; `verify` holds it against the files. Held without loss: uint8 with 1 to 4
 one. Small images are not compressed where that would not save a block of the disk; Pillow does all others.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -19,8 +20,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from imgstore._checksums import image_checksum, image_checksums
-from imgstore._generations import Generation, open_file, read_file, write_file
+from imgstore._files import NewFile, naming, new_file, open_file, read_file, write_file
+from imgstore._generations import Generation
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
+from imgstore._reading import of_the_file
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
@@ -29,6 +32,8 @@ _MODES |= {("uint16", 1): "I;16", ("bool", 1): "1"}
 _LARGEST_PIXELS = 89_478_485  # what Pillow opens without taking it for a decompression bomb
 _DEFLATE_RATIO = 1032  # no deflate stream unpacks to more than this
 _LARGEST_FILE = 1 << 29
+_STRIP_BYTES = 8 << 20
+_NOT_STORED = "is not the PNG that was stored"
 _PLAIN_BYTES = 4096 - 300  # of pixels, in a file that still fits a block of the usual file systems
 _COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types, by channels
 _TEXT_AT = 41  # behind signature, IHDR, and length and name of the text chunk
@@ -57,12 +62,12 @@ class _Disk(Backend):
         return None
 
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
-        with open(os.path.join(generation, _LABELS), "w", encoding="ascii", newline="") as table:
-            table.write(_TITLE)
+        with new_file(os.path.join(generation, _LABELS)) as table:
+            table.write(_TITLE.encode())
             for block in blocks:
                 for image_id, png in enumerate(_encoded(block), block.first):
                     write_file(f"{generation}/{image_id:08d}.png", png)
-                table.write(_rows(block.first, block.labels))
+                table.write(_rows(block.first, block.labels).encode())
         return {}
 
     def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
@@ -75,11 +80,11 @@ class _Disk(Backend):
             raise CorruptStoreError(first, "is too short for the shape that DESCRIPTION tells", 0)
         return _Files(generation, count, form, verify)
 
-    def write_single(self, path: str, block: Block) -> None:
-        write_file(path, next(_encoded(block)))
+    def write_single(self, file: NewFile, block: Block) -> None:
+        file.write(next(_encoded(block)))
 
-    def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        return _read_png(path, image_id, verify)
+    def open_single(self, path: str, image_id: int, verify: bool) -> Many:
+        return _Single(path, image_id, verify)
 
     def verify_many(self, generation: Generation) -> Labels:
         labels = super().verify_many(generation)
@@ -87,6 +92,22 @@ class _Disk(Backend):
         if len(labels) and read_file(path, len(expected)) != expected:
             raise CorruptStoreError(path, "does not have the labels of the image files")
         return labels
+
+
+class _Single(Many):
+    """A PNG file."""
+
+    count = 1
+
+    def __init__(self, path: str, image_id: int, verify: bool) -> None:
+        self._path, self._image_id, self._verify = path, image_id, verify
+        self._data = read_file(path, _LARGEST_FILE)
+
+    def read(self, image_id: int) -> Pair:
+        return _checked(self._data, self._path, image_id, self._verify)
+
+    def forms(self) -> Iterator[Form]:
+        yield _form_in(self._data, self._path, self._image_id)
 
 
 class _Files(Many):
@@ -97,20 +118,22 @@ class _Files(Many):
         self._generation, self._verify = generation, verify
 
     def read(self, image_id: int) -> Pair:
-        path = self._generation.path(f"{image_id:08d}.png")
-        try:
-            image, label = _read_png(path, image_id, self._verify)
-        except FileNotFoundError:
-            raise self._generation.fault(path, "is missing from the store", image_id) from None
+        path = self._path(image_id)
+        with self._there(path, image_id):
+            data = read_file(path, _LARGEST_FILE)
+        image, label = _checked(data, path, image_id, self._verify)
         if self.form and self.form != (image.shape, image.dtype):
             raise CorruptStoreError(path, "has not the shape and dtype that DESCRIPTION tells", image_id)
         return image, label
 
     def gather(self, ids: Labels) -> tuple[Array, Labels]:
-        images, labels = zip(*map(self.read, ids.tolist()), strict=True)
-        return np.stack(images), np.array(labels)
+        assert self.form is not None
+        images, labels = np.empty((len(ids), *self.form[0]), self.form[1]), np.empty(len(ids), np.int64)
+        for row, image_id in enumerate(ids.tolist()):
+            images[row], labels[row] = self.read(image_id)
+        return images, labels
 
-    def read_blocks(self, images: Array | None = None, once: bool = False) -> Iterator[Block]:
+    def read_blocks(self, images: Array | None = None) -> Iterator[Block]:
         for image_id in range(self.count):
             image, label = self.read(image_id)
             if images is not None:
@@ -119,14 +142,25 @@ class _Files(Many):
 
     def forms(self) -> Iterator[Form]:
         for image_id in range(self.count):
-            path = self._generation.path(f"{image_id:08d}.png")
-            descriptor, _ = open_file(path)
+            path = self._path(image_id)
+            with self._there(path, image_id):
+                descriptor, _ = open_file(path)
             try:
-                yield _told(_text(os.read(descriptor, _HEAD_BYTES)), image_id)[0]
-            except ValueError as error:
-                raise CorruptStoreError(path, f"is not the PNG that was stored: {error}", image_id) from None
+                with naming(path):
+                    head = os.read(descriptor, _HEAD_BYTES)
             finally:
                 os.close(descriptor)
+            yield _form_in(head, path, image_id)
+
+    def _path(self, image_id: int) -> str:
+        return self._generation.path(f"{image_id:08d}.png")
+
+    @contextlib.contextmanager
+    def _there(self, path: str, image_id: int) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._generation.fault(path, "is missing from the store", image_id) from None
 
 
 def _encoded(block: Block) -> Iterator[bytes]:
@@ -151,17 +185,19 @@ def _pillow_png(image: Array, text: str) -> bytes:
     return file.getvalue()
 
 
-def _read_png(path: str, image_id: int, verify: bool) -> Pair:
-    data = read_file(path, _LARGEST_FILE)
-    try:
-        image, label, digest = _read_plain_png(data, image_id) or _decoded(data, image_id)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for forged chunks
-        raise CorruptStoreError(path, f"is not the PNG that was stored: {error}", image_id) from None
+def _checked(data: bytes, path: str, image_id: int, verify: bool) -> Pair:
+    def decoded() -> tuple[Array, int, int]:
+        return _read_plain_png(data, image_id) or _decoded(data, image_id)
+
+    image, label, digest = of_the_file(decoded, path, _NOT_STORED, image_id)
     if verify and image_checksum(image, image_id, label) != digest:
         raise CorruptStoreError(path, "does not match its checksum", image_id)
     return image, label
+
+
+def _form_in(head: bytes, path: str, image_id: int) -> Form:
+    form: Form = of_the_file(lambda: _told(_text(head), image_id)[0], path, _NOT_STORED, image_id)
+    return form
 
 
 def _decoded(data: bytes, image_id: int) -> tuple[Array, int, int]:
@@ -174,8 +210,12 @@ def _decoded(data: bytes, image_id: int) -> tuple[Array, int, int]:
         if image_bytes(form) > _DEFLATE_RATIO * len(data) * 8:
             raise ValueError("it claims more pixels than its bytes can hold")
         image = np.empty(*form)
-        # of a bool, Pillow gives bytes of 255, which are True but not the byte that NumPy has for it
-        image[...] = np.asarray(png.convert("L") if dtype.kind == "b" else png).reshape(form[0])
+        step = max(1, _STRIP_BYTES // image[0].nbytes)
+        for top in range(0, height, step):  # in strips, as Pillow's pixels are copied twice on their way
+            strip = png.crop((0, top, width, min(top + step, height)))
+            part = image[top : top + step]
+            # of a bool, Pillow gives bytes of 255, which are True but not the byte that NumPy has for it
+            part[...] = np.asarray(strip.convert("L") if dtype.kind == "b" else strip).reshape(part.shape)
         return image, label, digest
 
 

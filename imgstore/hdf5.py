@@ -10,35 +10,38 @@ HDF5 has no journal and can crash on a full disk, so it writes no file of ours: 
 where the first dataset of a new file lies; then HDF5 lays out a file of that size in memory, and the few
 bytes of metadata that it writes are put in their places. That also streams, with N and the shapes unknown
 until the end. `libver="latest"`, because its metadata carries checksums. A contiguous dataset lies at
-`dataset.id.get_offset()` and is read there, through a memory map.
+`dataset.id.get_offset()`, and is read there.
+
+A damaged or forged file can crash HDF5, too. So it is given only what was looked at first: see
+`imgstore/_hdf5_structure.py`. DESCRIPTION holds the size of the file and the checksum of all that is no dataset's
+contents.
 """
 
 import atexit
-import bisect
-import contextlib
-import errno
 import functools
-import io
-import mmap
 import os
 import threading
-import weakref
 from collections.abc import Iterator
-from typing import Any
+from io import FileIO
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from h5py._objects import phil
 
 from imgstore._checksums import Checksums
-from imgstore._generations import Generation, descriptor_path, open_file
-from imgstore._images import Array, Block, Labels, form_of, image_bytes
-from imgstore._mapped import SINGLE, Mapped, View, checksums_of
-from imgstore._store import Backend, Contents, Many, Pair
+from imgstore._files import NewFile, memory_file, naming, new_file
+from imgstore._generations import Generation
+from imgstore._hdf5_structure import metadata_checksum, structure
+from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
+from imgstore._mapped import SINGLE, Mapped, Place, checksums_of
+from imgstore._reading import File, of_the_file
+from imgstore._store import Backend, Contents, Many
 from imgstore.errors import CorruptStoreError, ReaderClosedError
 
 _MANY = "images.h5"
 _BLOCK_FIELDS = 6
+_ROW_BYTES = 8 * _BLOCK_FIELDS
 _LAYOUT: dict[str, Any] = {"libver": "latest", "alignment_threshold": 1, "alignment_interval": 64}  # a cache line
 _EXPECTED = {  # dimensions and dtype
     b"images": ((3, 4), None),
@@ -47,7 +50,7 @@ _EXPECTED = {  # dimensions and dtype
     b"checksums": ((1,), np.dtype("<u8")),
     b"blocks": ((2,), np.dtype("<u8")),
 }
-_Dataset = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
+_Description = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
 
 _ending = threading.Event()
 
@@ -58,13 +61,10 @@ def _end() -> None:
         _ending.set()
 
 
-@contextlib.contextmanager
-def _inside_h5py() -> Iterator[None]:
-    """No other thread is. Where one was stopped at exit, the process would wait for h5py's lock for ever."""
-    with phil:
-        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
-            raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
-        yield
+def _must_not_end() -> None:
+    """Raise ReaderClosedError where the process is ending: a thread that were stopped in h5py would keep its lock."""
+    if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+        raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
 
 
 class _Hdf5(Backend):
@@ -72,107 +72,97 @@ class _Hdf5(Backend):
     suffix = ".h5"
 
     def write_many(self, generation: str, blocks: Iterator[Block]) -> dict[str, Any]:
-        _write(os.path.join(generation, _MANY), blocks)
-        return {}
+        path = os.path.join(generation, _MANY)
+        with new_file(path) as new:
+            _write(new, blocks)
+        file = File(path)
+        return {"metadata": [file.size, metadata_checksum(file, structure(file))]}
 
     def open_many(self, generation: Generation, contents: Contents, verify: bool) -> Many:
-        many = _File(generation.path(_MANY), 0, contents, verify)
+        many = _File(generation.path(_MANY), 0, contents, verify, generation.description.get("metadata"))
         if many.form != contents.form:
             raise CorruptStoreError(many.path, "does not have the shape and dtype that DESCRIPTION tells")
         return many
 
-    def write_single(self, path: str, block: Block) -> None:
-        _write(path, iter([block]))
+    def write_single(self, file: NewFile, block: Block) -> None:
+        _write(file, iter([block]))
 
-    def read_single_file(self, path: str, image_id: int, verify: bool) -> Pair:
-        return _File(path, image_id, SINGLE, verify).read(image_id)
+    def open_single(self, path: str, image_id: int, verify: bool) -> Many:
+        return _File(path, image_id, SINGLE, verify, None)
+
+
+class _Dataset(NamedTuple):
+    """Where one lies in the file, and of what it is."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 class _File(Mapped):
-    """What `_write` wrote."""
+    """What `_write` wrote; `metadata` is what DESCRIPTION tells of it, or None for a single."""
 
-    def __init__(self, path: str, first: int, contents: Contents, verify: bool) -> None:
+    def __init__(self, path: str, first: int, contents: Contents, verify: bool, metadata: object) -> None:
         super().__init__(path, first, contents, verify)
         count, _, per_block = contents
-        self._descriptor, _ = open_file(path)
-        # not at exit: a thread may still read
-        weakref.finalize(self, os.close, self._descriptor).atexit = False
         names = (b"images", b"labels", b"checksums") if per_block else (b"pixels", b"labels", b"checksums", b"blocks")
-        self._memory, (self._pixels, self.labels, self.checksums, *table) = _datasets(path, self._descriptor, names)
-        self.form = (self._pixels.shape[1:], self._pixels.dtype) if per_block else None
-        blocks = -(-count // per_block) if per_block else len(table[0])
-        beside = {len(self.labels), len(self.checksums) - blocks, len(self._pixels) if per_block else count}
-        if beside != {count} or any(each.shape[1:] != (_BLOCK_FIELDS,) for each in table):
+        self._pixels, self._labels, self._checksums, *self._table = _datasets(self.file, names, metadata)
+        shape = self._pixels.shape
+        self.form = (shape[1:], self._pixels.dtype) if per_block else None
+        blocks = -(-count // per_block) if per_block else self._table[0].shape[0]
+        beside = {*self._labels.shape, self._checksums.shape[0] - blocks, shape[0] if per_block else count}
+        if beside != {count} or any(each.shape[1:] != (_BLOCK_FIELDS,) for each in self._table):
             raise CorruptStoreError(path, f"does not hold {count} images")
-        self._places = table[0].tolist() if table else []
-        self._firsts = [place[0] for place in self._places]
-        self._bytes = self._pixels.reshape(-1).view(np.uint8)
-        if self.form:
-            self.addresses = self._pixels.ctypes.data + np.arange(blocks) * (per_block * image_bytes(self.form))
-        self._all = View(Block(first, self._pixels, self.labels), self.checksums, 0)
 
-    def view(self, image_id: int) -> View:
-        return self._all if self.form else self.block(image_id)
-
-    def copy(self, mapped: Array, images: Array) -> None:
-        # a sixth faster than to copy what is mapped, whose pages would first be looked up one by one
-        offset = mapped.ctypes.data - self._memory.ctypes.data
-        read = os.preadv(self._descriptor, [images.data], offset)
-        if read < images.nbytes:  # the system reads at most 2 GiB at once
-            super().copy(mapped, images)
-
-    def take(self, ids: Labels) -> Array:
-        return self._pixels.take(ids, axis=0)
-
-    def block(self, image_id: int) -> View:
+    def find(self, image_id: int) -> Place:
         if self.form:
             first, last = self.bounds(image_id)
             number = (first - self.first) // self.per_block
+            form, offset = self.form, (first - self.first) * image_bytes(self.form)
         else:
-            number = max(bisect.bisect_right(self._firsts, image_id) - 1, 0)
-            first = self._firsts[number]
-            last = self._firsts[number + 1] if number + 1 < len(self._firsts) else self.count
-            if not self.first <= first <= image_id < last <= self.count:
-                raise self.fault("is in no block", image_id)
-        rows = slice(first - self.first, last - self.first)
-        images = self._pixels[rows] if self.form else self._placed(image_id, last - first, *self._places[number][1:])
-        checksum = int(self.checksums[self.count + number])
-        return View(Block(first, images, self.labels[rows]), self.checksums[rows], checksum)
+            number = self._number(image_id)
+            (first, offset, *kind), last = self._rows(number)
+            form = self._form(kind, image_id)
+        row, count = first - self.first, last - first
+        if not 0 <= row < row + count <= self.count:
+            raise self.fault("is in no block", image_id)
+        return Place(
+            first,
+            form,
+            self._pixels.offset + offset,
+            self.file.numbers(self._labels.offset + 8 * row, count),
+            self.file.numbers(self._checksums.offset + 8 * row, count, np.uint64),
+            int(self.file.numbers(self._checksums.offset + 8 * (self.count + number), 1, np.uint64)[0]),
+        )
 
-    def _placed(self, image_id: int, count: int, offset: int, *shape_and_dtype: int) -> Array:
+    def _number(self, image_id: int) -> int:
+        """Of the block of this image: the last whose first image is not behind it. Read row by row, none is kept."""
+        low, high = 0, self._table[0].shape[0]
+        while high - low > 1:
+            middle = (low + high) // 2
+            first = int(self.file.numbers(self._table[0].offset + _ROW_BYTES * middle, 1)[0])
+            low, high = (middle, high) if first <= image_id else (low, middle)
+        return low
+
+    def _rows(self, number: int) -> tuple[list[int], int]:
+        """The row of a block, and the first image of the next, or the end."""
+        count = min(2, self._table[0].shape[0] - number)
+        rows = self.file.numbers(self._table[0].offset + _ROW_BYTES * number, _BLOCK_FIELDS * count).tolist()
+        return rows[:_BLOCK_FIELDS], rows[_BLOCK_FIELDS] if count == 2 else self.first + self.count
+
+    def _form(self, shape_and_dtype: list[int], image_id: int) -> Form:
         *shape, dtype = shape_and_dtype
-        name = dtype.to_bytes(8, "little").rstrip(b"\0").decode("latin-1")
+        name = (dtype % 2**64).to_bytes(8, "little").rstrip(b"\0").decode("latin-1")
         form = form_of([length for length in shape if length], name)
-        if not form or not offset <= len(self._bytes) - count * image_bytes(form):
-            raise self.fault("is in a block that lies outside the pixels, or has no shape or dtype", image_id)
-        return np.ndarray((count, *form[0]), form[1], self._bytes, offset)
+        if not form:
+            raise self.fault("is in a block that has no shape or dtype", image_id)
+        return form
 
 
-class _MetadataOnly(io.RawIOBase):
-    """The file that HDF5 lays a new file out in: keeps what is written, as (offset, bytes); nothing is read back."""
-
-    def __init__(self) -> None:
-        self.writes: list[tuple[int, bytes]] = []
-        self.size = self._position = 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self.size)[whence]
-        return self._position
-
-    def write(self, data: Any) -> int:
-        self.writes.append((self._position, bytes(data)))
-        self.size = max(self.size, self._position + len(data))
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        self.size = size or 0
-        return self.size
-
-
-def _write(path: str, blocks: Iterator[Block]) -> None:
+def _write(new: NewFile, blocks: Iterator[Block]) -> None:
     table: list[tuple[int, ...]] = []
     beside: list[tuple[Labels, Checksums, int]] = []
-    with open(path, "wb") as file:
+    with naming(new.path), open(new.descriptor, "wb", closefd=False) as file:
         start = file.seek(_pixels_offset())
         for block in blocks:
             shape, dtype = block.images.shape[1:], block.images.dtype
@@ -200,12 +190,14 @@ def _write(path: str, blocks: Iterator[Block]) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(*datasets: _Dataset) -> tuple[list[tuple[int, bytes]], list[int], int]:
+def _layout(*datasets: _Description) -> tuple[list[tuple[int, bytes]], list[int], int]:
     """What HDF5 writes of a new file with these, as (offset, bytes); the offset of each; the size of the file."""
-    layout = _MetadataOnly()
-    with _inside_h5py(), h5py.File(layout, "w", **_LAYOUT) as file:
-        offsets = [_create(file, *dataset) for dataset in datasets]
-    return layout.writes, offsets, layout.size
+    _must_not_end()
+    with memory_file(0, ()) as new:
+        with h5py.File(open(new.descriptor, "r+b", buffering=0, closefd=False), "w", **_LAYOUT) as file:
+            offsets = [_create(file, *dataset) for dataset in datasets]
+        laid = File(new.path, new.descriptor)
+        return structure(laid).pieces, offsets, laid.size
 
 
 def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
@@ -226,46 +218,39 @@ def _pixels_offset() -> int:
     return offset
 
 
-def _datasets(path: str, descriptor: int, names: tuple[bytes, ...]) -> tuple[Array, list[Array]]:
-    """The mapped file, and these datasets in it. Raises CorruptStoreError for anything else."""
-    try:
-        memory = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
-        with _inside_h5py():
-            file = h5py.h5f.open(descriptor_path(descriptor).encode(), h5py.h5f.ACC_RDONLY, _access())
-            try:
-                return memory, [_view(file, name, memory) for name in names]
-            finally:
-                file.close()
-    except ReaderClosedError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        raise CorruptStoreError(path, f"is not the HDF5 file that was stored: {error}") from None
+def _datasets(file: File, names: tuple[bytes, ...], metadata: object) -> list[_Dataset]:
+    """These datasets of a file of ours. Raises CorruptStoreError for any other."""
+
+    def found() -> list[_Dataset]:
+        seen = structure(file)
+        if metadata is not None and metadata != [file.size, metadata_checksum(file, seen)]:
+            raise ValueError("its size, or what is no dataset in it, is not what DESCRIPTION tells")
+        with memory_file(file.size, seen.pieces) as alike:
+            return _asked(open(alike.descriptor, "rb", buffering=0, closefd=False), names)
+
+    datasets: list[_Dataset] = of_the_file(found, file.path, "is not the HDF5 file that was stored")
+    return datasets
 
 
-@functools.cache
-def _access() -> h5py.h5p.PropFAID:
-    """How files are opened: closing one closes all that is open in it, and no locks, as they never change."""
+def _asked(alike: FileIO, names: tuple[bytes, ...]) -> list[_Dataset]:
+    """What HDF5 says of these datasets."""
+    _must_not_end()
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-    access.set_file_locking(False, True)
-    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
-    return access
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)  # what is open in it is closed with it
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, alike)
+    file = h5py.h5f.open(b"in memory", h5py.h5f.ACC_RDONLY, access)
+    try:
+        return [_dataset(h5py.h5d.open(file, name), name) for name in names]
+    finally:
+        file.close()
 
 
-def _view(file: h5py.h5f.FileID, name: bytes, memory: Array) -> Array:
-    if file.links.get_info(name).type != h5py.h5l.TYPE_HARD:  # another kind could lead out of the file
-        raise ValueError(f"{name.decode()} is a link")
-    dataset = h5py.h5d.open(file, name)
-    # no offset: chunked and so perhaps filtered, virtual, in another file, or never written
+def _dataset(dataset: h5py.h5d.DatasetID, name: bytes) -> _Dataset:
     offset, shape, dtype = dataset.get_offset(), dataset.shape, np.dtype(dataset.dtype.str)
     dimensions, expected = _EXPECTED[name]
-    if dtype.kind not in "biufc" or dtype != (expected or dtype) or len(shape) not in dimensions:
+    if dtype.kind not in "biufc" or dtype != (expected or dtype) or len(shape) not in dimensions or offset is None:
         raise ValueError(f"{name.decode()} has another shape or dtype")
-    if offset is None or offset >= len(memory):
-        raise ValueError(f"{name.decode()} does not hold what was stored there")
-    return np.ndarray(shape, dtype, memory, offset)
+    return _Dataset(offset, shape, dtype)
 
 
 BACKEND = _Hdf5()

@@ -25,13 +25,14 @@ from typing import Any
 from imgstore._backends import BACKENDS, backend_of
 from imgstore._checksums import checksum
 from imgstore._convert import compared_writer, must_be_new
+from imgstore._files import Root, read_file
 from imgstore._generations import (
     PLAN,
     SHARDS,
     Generation,
-    Root,
+    make_durable,
+    new_name,
     open_live,
-    read_file,
     replace_generation,
     replace_text,
     writing,
@@ -81,7 +82,7 @@ def store(
     """
     if backend not in BACKENDS:
         raise InvalidArgumentError("backend", f"{backend!r} is none of {', '.join(BACKENDS)}")
-    path, parts = os.path.abspath(root), list(partitions)
+    path, parts = os.path.abspath(os.fsdecode(root)), list(partitions)
     if not (client is None and fingerprint is None) and not all(map(callable, parts)):
         raise InvalidArgumentError("partitions", "give callables, as some may be called again, and others not at all")
     mark = secrets.token_hex(8) if fingerprint is None else f"{checksum(fingerprint.encode()):016x}"
@@ -100,7 +101,7 @@ def store(
 
 def verify(root: Root, client: Any = None, show: Show = iter) -> None:
     """Read everything in a sharded store and check it. Raises CorruptStoreError, StoreReplacedError, ClusterError."""
-    path = os.path.abspath(root)
+    path = os.path.abspath(os.fsdecode(root))
     tasks = ((path, shard) for shard in read_manifest(path).shards)
     for _ in show(_run(verify_shard, tasks, client)):
         pass
@@ -110,7 +111,11 @@ def must_be_free(root: str, plan: str | None = None, argument: str = "root") -> 
     """Raise InvalidArgumentError unless `root` is new or empty, or holds what was stored for this plan, or any."""
     stored = _read_plan(root)
     if os.path.lexists(f"{root}/{SHARDS}") or stored is None or (plan is not None and stored != plan.encode()):
-        must_be_new(root, argument, lambda name: name in ("LOCK", f"{PLAN}.new") or _is_place(root, name))
+        must_be_new(
+            root,
+            argument,
+            lambda name: name in ("LOCK", os.path.basename(new_name(root, PLAN))) or _is_place(root, name),
+        )
 
 
 def _is_place(root: str, name: str) -> bool:
@@ -242,11 +247,12 @@ def _stored_before(path: str, told: dict[str, Any]) -> Shard | None:
 
     def kept(generation: Generation) -> Shard:
         backend, shard = backend_of(generation), Shard.of(generation)
-        added = any(image_id >= shard.images for image_id in generation.singles(backend.suffix))
+        added = bool((generation.singles(backend.suffix) >= shard.images).any())
         if added or not told.items() <= generation.description.items():
             message = f"{path} is a store that is not this shard of this run, or was added to; remove it"
             raise InvalidArgumentError("root", f"{message}, and do the same again")
         backend.verify_generation(generation)
+        make_durable(generation)  # its writer may have been killed before it was
         return shard
 
     with contextlib.suppress(StoreNotFoundError, CorruptStoreError):

@@ -56,7 +56,7 @@ def python_of_the_readme() -> list[str]:
 
 
 def current(root: Path) -> list[str]:
-    """The words of CURRENT: imgstore, 2, backend, generation, synced or unsynced, checksums."""
+    """The words of CURRENT: imgstore, 3, backend, generation, synced or unsynced, checksums."""
     return (root / "CURRENT").read_text().split()
 
 

@@ -336,7 +336,9 @@ def flip(path: Path, at: int) -> None:
 def test_damage_in_a_shard_is_noticed(root: Path) -> None:
     """Of image 406, in each way to read it."""
     (path,) = (
-        path for path in root.glob("shard-000004/0*/*") if path.name in ("images.mdb", "images.h5", "00000000.png")
+        path
+        for path in root.glob("shard-000004/imgstore-*/*")
+        if path.name in ("images.mdb", "images.h5", "00000000.png")
     )
     flip(path, path.read_bytes().find(images_of()[406].tobytes()[:90]) + 7)
     with imgstore.open_reader(root) as reader:
@@ -435,7 +437,7 @@ def test_a_run_that_failed_goes_on_from_whole_shards(backend: ModuleType, tmp_pa
     with pytest.raises(StoreNotFoundError):
         imgstore.open_reader(tmp_path)
     generations = [current(tmp_path / f"shard-00000{i}")[3] for i in range(2)]
-    (path,) = (path for path in tmp_path.glob("shard-000001/0*/*") if path.suffix in (".mdb", ".h5", ".csv"))
+    (path,) = (path for path in tmp_path.glob("shard-000001/imgstore-*/*") if path.suffix in (".mdb", ".h5", ".csv"))
     flip(path, path.stat().st_size * 3 // 4)  # it is not whole any more
     given[2].broken = False
     store()

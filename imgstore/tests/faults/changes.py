@@ -23,10 +23,8 @@ OLD_COUNT, NEW_COUNT = 20, 24  # images
 SIDE = 16  # pixels, of a small store's images
 WHOLE = frozenset({"old", "new", "none", "kept"})  # what a fault may leave
 
-_GENERATION = re.compile(r"\d{6}-[0-9a-f]{6}")
-_OWN_FILE = re.compile(
-    r"LOCK|CURRENT|generation(/(DESCRIPTION|singles|labels\.csv|images\.mdb|images\.h5|\d{8}\.png))?"
-)
+_GENERATION = re.compile(r"imgstore-\d{6}-[0-9a-f]{12}")
+_OWN_FILE = re.compile(r"LOCK|CURRENT|generation(/(DESCRIPTION|labels\.csv|images\.mdb|images\.h5|\d{8}\.png))?")
 
 
 class Store(NamedTuple):

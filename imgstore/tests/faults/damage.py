@@ -5,11 +5,11 @@ import faulthandler
 import json
 import multiprocessing
 import os
-import re
 import resource
 import shutil
 import signal
 import struct
+import subprocess
 import tempfile
 import time
 import zlib
@@ -21,12 +21,13 @@ from random import Random
 from typing import Any, NamedTuple
 from unittest import mock
 
+import h5py
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 import imgstore
-from imgstore import _images
+from imgstore import _hdf5_structure, _images, _reading
 from imgstore.errors import CorruptStoreError, ImgstoreError
 from imgstore.tests.checks import Record, record
 from imgstore.tests.faults.changes import Store
@@ -51,7 +52,6 @@ SMALL_BLOCKS = 4096  # several images each, in pages of their own
 SINGLE_BLOCKS = 1  # an image each, several of which share a page of LMDB: a tree with branches
 
 _FORK: Any = multiprocessing.get_context("fork")
-_GENERATION = re.compile(r"\d{6,}-[0-9a-f]{6}")
 
 
 class Contents(NamedTuple):
@@ -79,12 +79,6 @@ class Sample(NamedTuple):
     files: Files
     held: dict[int, Record]  # by id, ascending
     behind: dict[int, Record]  # what a single replaced
-
-    def held_after(self, changes: Changes) -> dict[int, Record]:
-        """What is there to be read; nothing records that there was a single whose file is gone."""
-        gone = {int(Path(name).stem) for name, data in changes.items() if data is None and "/singles/" in name}
-        left = {number: record for number, record in self.held.items() if number not in gone}
-        return dict(sorted({**{number: self.behind[number] for number in gone & self.behind.keys()}, **left}.items()))
 
 
 class Reading(NamedTuple):
@@ -154,8 +148,6 @@ def lay_out(root: Path, files: Files) -> None:
     """Make `root` a store of exactly these files."""
     shutil.rmtree(root, ignore_errors=True)
     lay(root, files)
-    for name in {name.split("/")[0] for name in files if _GENERATION.match(name)}:
-        (root / name / "singles").mkdir(exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -333,6 +325,40 @@ def reseal_tree(root: Path) -> None:
     pages = entries["tree"][2]
     checksum = xxhash.xxh3_64_intdigest(b"".join(data[page * PAGE : (page + 1) * PAGE] for page in pages))
     reseal(root, json.dumps(entries | {"tree": [len(data), checksum, pages, PAGE]}).encode())
+
+
+def make_sparse(path: Path) -> None:
+    """Leave out its zeros, as a copy of it may."""
+    copy = path.with_name("copy")
+    subprocess.run(["cp", "--sparse=always", str(path), str(copy)], check=True)
+    copy.rename(path)
+
+
+def reseal_metadata(root: Path) -> None:
+    """Make a store's DESCRIPTION agree with its HDF5 file, unless that has a structure that none of ours has."""
+    file, path = _reading.File(str(generation_of(root) / "images.h5")), generation_of(root) / "DESCRIPTION"
+    with contextlib.suppress(ValueError, struct.error):
+        checksum = _hdf5_structure.metadata_checksum(file, _hdf5_structure.structure(file))
+        reseal(root, json.dumps(json.loads(path.read_bytes()) | {"metadata": [file.size, checksum]}).encode())
+
+
+def sparse_hdf5(path: Path, datasets: Iterable[tuple[str, tuple[int, ...], Any]]) -> None:
+    """A file with these datasets as ours have them, nothing of which was written."""
+    path.unlink()
+    with h5py.File(path, "w", libver="latest", alignment_threshold=1, alignment_interval=64) as file:
+        for name, shape, dtype in datasets:
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_layout(h5py.h5d.CONTIGUOUS)
+            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            plist.set_obj_track_times(False)
+            kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+            h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), plist)
+
+
+def listed(ids: Iterable[int]) -> bytes:
+    """What SINGLES holds for these ids."""
+    return b"".join(struct.pack("<QQ", number, ~(number * 0x9E3779B97F4A7C15) & (2**64 - 1)) for number in ids)
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

@@ -227,7 +227,7 @@ def test_shards_are_stored_and_verified_by_workers(cluster: Cluster, tmp_path: P
     must_hold(root, 150)
     with distributed.Client(cluster.address) as client:
         shards.verify(root, client)
-        (path,) = root.glob("shard-000003/0*/images.mdb")
+        (path,) = root.glob("shard-000003/imgstore-*/images.mdb")
         whole = path.read_bytes()
         path.write_bytes(whole.replace(pair(95)[0].tobytes(), pair(96)[0].tobytes(), 1))
         with pytest.raises(CorruptStoreError) as info:
@@ -249,7 +249,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_shard_twice(tmp_path: Path) -> No
         for _ in range(2):
             (path,) = until(lambda: set(tmp_path.glob("*.pid")) - seen)
             seen.add(path)
-            assert list(root.glob("shard-000001/0*")) and not (root / "shard-000001/CURRENT").exists()
+            assert list(root.glob("shard-000001/imgstore-*")) and not (root / "shard-000001/CURRENT").exists()
             with writing(root / "shard-000000"):
                 cluster.kill(int(path.stem))
                 cluster.start_worker()
@@ -257,7 +257,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_shard_twice(tmp_path: Path) -> No
         (tmp_path / "go").touch()
         assert storing.end() is None
     must_hold(root, 2 * COUNT)
-    assert len(list(root.glob("shard-000001/0*"))) == 1  # what the killed left is gone
+    assert len(list(root.glob("shard-000001/imgstore-*"))) == 1  # what the killed left is gone
 
 
 def test_a_task_ends_worker_after_worker(tmp_path: Path) -> None:

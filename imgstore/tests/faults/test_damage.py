@@ -97,7 +97,7 @@ def judged(store: Store, samples: list[Sample], changed: Callable[[int], Changes
             limit = damage.limited_memory() if store.ours else contextlib.nullcontext()  # plain py-lmdb maps a GiB
             try:
                 with limit:
-                    return Trial(store, root, sample.held_after(changes), changes).judged()
+                    return Trial(store, root, sample.held, changes).judged()
             finally:
                 damage.lay(root, {name: sample.files[name] for name in changes})
 
@@ -223,23 +223,25 @@ def test_pages_of_another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert records(*lmdb.read_many(tmp_path)) == records(images, [1, 2, 3])
 
 
-def test_another_version_of_the_format(backend: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "says"), [("2", "409e50d"), ("4", "another version")])
+def test_another_version_of_the_format(version: str, says: str, backend: Any, tmp_path: Path) -> None:
     backend.store_many(tmp_path, [damage.image(1, 0)], [1], durable=False)
-    damage.reseal(tmp_path, version="1")
-    with pytest.raises(CorruptStoreError, match="another version"):
+    damage.reseal(tmp_path, version=version)
+    with pytest.raises((CorruptStoreError, StoreNotFoundError), match=says):
         imgstore.open_reader(tmp_path)
 
 
 def test_a_folder_with_the_largest_number(backend: Any, tmp_path: Path) -> None:
-    (tmp_path / "999999999999999999-aaaaaa").mkdir()
+    (tmp_path / "imgstore-999999999999999999-aaaaaaaaaaaa").mkdir()
     backend.store_many(tmp_path, [damage.image(1, 0)], [1], durable=False)
     assert records(*backend.read_many(tmp_path)) == records([damage.image(1, 0)], [1])
 
 
-def test_a_new_single_whose_file_is_gone_is_unknown(backend: Any, tmp_path: Path) -> None:
+def test_a_single_whose_file_is_gone_is_missed(backend: Any, tmp_path: Path) -> None:
     backend.store_single(tmp_path, damage.image(1, 0), 3, 1, durable=False)
     (single,) = tmp_path.glob("*/singles/*")
     single.unlink()
-    imgstore.verify(tmp_path)
-    with pytest.raises(KeyError):
-        backend.read_single(tmp_path, 3)
+    for read in (partial(backend.read_single, tmp_path, 3), partial(imgstore.verify, tmp_path)):
+        with pytest.raises(CorruptStoreError) as raised:
+            read()
+        assert (raised.value.path, raised.value.image_id) == (str(single), 3)

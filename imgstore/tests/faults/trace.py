@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-UNNEEDED = frozenset({"LOCK", "lock.mdb"})  # what no reader reads
+UNNEEDED = frozenset({"LOCK", "lock.mdb", "SINGLES"})  # what no reader needs
 
 _LINE = re.compile(
     r"\d+ +(?P<name>\w+)\((?P<arguments>.*)\) += (?:0x)?[0-9a-f]+"

@@ -1,0 +1,195 @@
+"""Files of a store: opened as what they are, made new, replaced all or nothing, synced."""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from imgstore.errors import CorruptStoreError
+
+Root = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # of a folder, where the file system has no such call
+
+
+class NewFile(NamedTuple):
+    """A file that was made new, to be written through its descriptor: by now its path may name another."""
+
+    path: str
+    descriptor: int
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Python's `open` would take a third of the time that a file of a few kilobytes takes."""
+        with naming(self.path):
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(self.descriptor, view) :]
+
+    def name_for_library(self) -> str:
+        return descriptor_path(self.descriptor, self.path)
+
+
+def open_file(path: str) -> tuple[int, os.stat_result]:
+    """Descriptor and status of a regular file of the store; CorruptStoreError for a link or another kind."""
+    try:
+        # O_NONBLOCK: to open a FIFO would otherwise wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise CorruptStoreError(path, "is a symbolic link or a socket; a store holds none") from None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise CorruptStoreError(path, "is not a regular file")
+    return descriptor, status
+
+
+def read_file(path: str, largest: int) -> bytes:
+    """The bytes of a file of the store; never through a symbolic link, never more than `largest`."""
+    descriptor, status = open_file(path)
+    try:
+        if status.st_size > largest:
+            raise CorruptStoreError(path, f"has {status.st_size} bytes, more than the {largest} that it can have")
+        with naming(path):
+            return os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[NewFile]:
+    """A file that is not there yet, and no link."""
+    with opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
+        yield NewFile(path, descriptor)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a new file."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+def replace_file(path: str, new: str, durable: bool, write: Callable[[NewFile], None]) -> None:
+    """Let `write` make the file `new`, which then takes the name `path`. The caller syncs the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)  # of a killed writer
+    writer = os.getpid()
+    try:
+        with new_file(new) as file:
+            write(file)
+            if durable:
+                with naming(new):
+                    os.fsync(file.descriptor)
+        os.replace(new, path)
+    except BaseException:
+        if os.getpid() == writer:  # a forked child removes nothing
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+        raise
+
+
+@contextlib.contextmanager
+def memory_file(size: int, pieces: Iterable[tuple[int, bytes]]) -> Iterator[NewFile]:
+    """A file in memory that holds only these pieces at their offsets, for a library to open by its path.
+
+    So the library sees nothing that was not looked at, and no disk can fail it. Where there is no /proc, it is a
+    temporary file.
+    """
+    descriptor, path = os.memfd_create("imgstore"), ""
+    if not os.path.exists(_name_in_proc(descriptor)):
+        os.close(descriptor)
+        descriptor, path = tempfile.mkstemp(prefix="imgstore-")
+    try:
+        os.ftruncate(descriptor, size)
+        for offset, content in pieces:
+            os.pwrite(descriptor, content, offset)
+        yield NewFile(path or _name_in_proc(descriptor), descriptor)
+    finally:
+        os.close(descriptor)
+        if path:
+            os.unlink(path)
+
+
+def _name_in_proc(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def descriptor_path(descriptor: int, path: str) -> str:
+    """A path for a library to the very file that is open; where there is no /proc, the path that it was opened by."""
+    name = _name_in_proc(descriptor)
+    return name if os.path.exists(name) else path
+
+
+def sync_folder(path: str) -> None:
+    """Have the names in a folder on the disk, where the file system can be asked for it."""
+    with opened(path) as descriptor:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise OSError(error.errno, error.strerror, path) from None
+
+
+def sync_file(path: str) -> None:
+    with opened(path) as descriptor, naming(path):
+        os.fsync(descriptor)
+
+
+def sync_with_parents(root: str) -> None:
+    """Sync `root` and what it lies in: an earlier call may have made the folders and been killed."""
+    path = os.path.realpath(root)
+    sync_folder(path)
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        with contextlib.suppress(PermissionError):  # one that we may not read is none that we made
+            sync_folder(path)
+
+
+def sync_name(path: str) -> None:
+    """Sync the folder of a file that is replaced by rename, and its parents.
+
+    A writer may have been killed between its rename and its sync, so who relies on the file asks for it. Once in a
+    process is enough for each file: a sync of what is synced costs half of a `store_single`.
+    """
+    status = os.lstat(path)
+    _synced(os.path.realpath(os.path.dirname(path)), status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _synced(folder: str, *file: int) -> None:
+    sync_with_parents(folder)
+
+
+def sync_file_system(path: str, descriptor: int) -> None:
+    """Sync the file system on which `path` lies, open as `descriptor` since before the first write."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(descriptor):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), path)
+
+
+@contextlib.contextmanager
+def opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """The system's errors name this path where they name none, as those about a descriptor do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = path
+        raise

@@ -1,0 +1,144 @@
+"""Reads of a store's file that end in an error, never in the end of the process.
+
+A page of a memory map that the disk cannot give, or that was cut off the file, is a signal: SIGBUS. A system call
+gives an error instead. So nothing is read by touching a map. One place is read with `preadv`; many at once with
+`process_vm_readv` on the map of this very process, a third faster. Where that is forbidden, or the file cannot be
+mapped, each place is read with `preadv`.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from imgstore._files import open_file
+from imgstore._images import Array, Form, Labels
+from imgstore.errors import CorruptStoreError, ImgstoreError
+
+_MOST_PLACES = 1024  # of one call: IOV_MAX
+_SYSTEM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # errors of the machine, not of a file
+
+_process_vm_readv = ctypes.CDLL(None).process_vm_readv
+_process_vm_readv.argtypes = [ctypes.c_int, *2 * (ctypes.c_void_p, ctypes.c_ulong), ctypes.c_ulong]
+_process_vm_readv.restype = ctypes.c_ssize_t
+
+
+class File:
+    """A file of the store, open until the last reference to this is gone, so that no thread reads a closed one."""
+
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
+        """`descriptor`: of the file, where it is open already and the caller closes it."""
+        self.path = path
+        if descriptor is None:
+            descriptor, _ = open_file(path)
+            # not at exit: a thread may still read
+            weakref.finalize(self, os.close, descriptor).atexit = False
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    @property
+    def address(self) -> int:
+        """Where the file is mapped; 0 where it cannot be."""
+        # of two threads that map it at once, the first wins: else one's map would go while it reads there
+        kept = self.__dict__
+        return int((kept.get("_mapped") or kept.setdefault("_mapped", self._map()))[0])
+
+    def _map(self) -> tuple[int, Any]:
+        try:
+            memory = np.frombuffer(mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
+        except (OSError, ValueError):  # no file system has to be able to; and an empty file cannot be
+            return 0, None
+        return int(memory.ctypes.data), memory
+
+    def fill(self, array: Array, offset: int) -> None:
+        """Fill a C-contiguous array with the bytes from `offset` on. Raises OSError, CorruptStoreError."""
+        try:
+            read = os.preadv(self.descriptor, (array.data,), offset)
+            if read != array.nbytes:  # the system reads at most 2 GiB at once
+                self._fill_rest(array, offset, read)
+        except OSError as error:
+            raise self._named(error) from None
+
+    def _fill_rest(self, array: Array, offset: int, read: int) -> None:
+        rest = array.reshape(-1).view(np.uint8)
+        while read < len(rest):
+            more = os.preadv(self.descriptor, (rest[read:].data,), offset + read)
+            if not more:
+                raise CorruptStoreError(self.path, f"ends before byte {offset + len(rest)}, so it was cut")
+            read += more
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """So many bytes from `offset` on; fewer where the file ends. Raises OSError."""
+        try:
+            return os.pread(self.descriptor, size, offset)
+        except OSError as error:
+            raise self._named(error) from None
+
+    def numbers(self, offset: int, count: int, dtype: Any = np.int64) -> Any:
+        """So many numbers of 8 bytes. Raises OSError, CorruptStoreError."""
+        array = np.empty(count, dtype)
+        self.fill(array, offset)
+        return array
+
+    def gather(self, offsets: Labels, form: Form) -> Array:
+        """The images of this form at these offsets."""
+        images = np.empty((len(offsets), *form[0]), form[1])
+
+        def fill(row: int) -> None:
+            self.fill(images[row], int(offsets[row]))
+
+        gather(offsets + self.address if self.address else None, images, fill)
+        return images
+
+    def _named(self, error: OSError) -> OSError:
+        if not isinstance(error, ImgstoreError) and error.filename is None:
+            error.filename = self.path
+        return error
+
+
+def gather(addresses: Labels | None, images: Array, fill: Callable[[int], None]) -> None:
+    """Copy into each row of `images` what is mapped at its address; `fill` reads a row that no map gives."""
+    for row in range(0 if addresses is None else _gathered(addresses, images), len(images)):
+        fill(row)
+
+
+def _gathered(addresses: Labels, images: Array) -> int:
+    """How many rows, from the first on, could be copied."""
+    row_bytes = images[:1].nbytes
+    places = np.empty((len(images), 2), np.int64)
+    places[:, 0], places[:, 1] = addresses, row_bytes
+    here, process = np.array([images.ctypes.data, images.nbytes]), os.getpid()
+    done, at = 0, places.ctypes.data
+    while done < len(images):
+        count = min(_MOST_PLACES, len(images) - done)
+        here[:] = images.ctypes.data + done * row_bytes, count * row_bytes
+        read = _process_vm_readv(process, here.ctypes.data, 1, at + 16 * done, count, 0)
+        done += max(read, 0) // row_bytes
+        if read != count * row_bytes:
+            break
+    return done
+
+
+def of_the_file(read: Callable[[], Any], path: str, what: str, image_id: int | None = None) -> Any:
+    """What `read` gives, or CorruptStoreError where it fails, and fails again.
+
+    It is tried again because an exception may also be the caller's, raised by a handler of signals in the midst of it.
+    """
+    try:
+        return read()
+    except (ImgstoreError, MemoryError):
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) in _SYSTEM:
+            raise
+        first = error
+    try:
+        read()
+    except Exception:
+        raise CorruptStoreError(path, f"{what}: {first}", image_id) from None
+    raise first
