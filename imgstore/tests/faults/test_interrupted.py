@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -134,16 +135,16 @@ class Scene:
         if outcome in (AS_RAISED, SWALLOWED):
             self._kept.append(error)
         wrong = self._gone_on()
-        return f"{outcome}, but then {wrong}" if wrong else outcome
+        return f"{outcome}, {place_of(error)}, but then {wrong}" if wrong else outcome
 
     def _raised(self, number: int, error: Exception) -> str:
         try:
             self._call(Moment(number, partial(throw, error), True, WITH_CONTEXTS))
         except BaseException as other:
-            return AS_RAISED if other is error else f"came as {type(other).__name__}: {other}"
+            return AS_RAISED if other is error else f"came as {type(other).__name__}: {other}, {place_of(error)}"
         if error.__traceback__ is None:
             return NOT_MET
-        return SWALLOWED if error in self._unraisable else "swallowed"
+        return SWALLOWED if error in self._unraisable else f"swallowed, {place_of(error)}"
 
     def _call(self, moment: contextlib.AbstractContextManager[Any] | None = None) -> None:
         shutil.rmtree(self._root, ignore_errors=True)
@@ -170,6 +171,13 @@ class Scene:
             return "store_single stored something else"
         self._store.verbs.store_many(self._root, *NEW, durable=False)
         return "" if found(self._store, self._root) == records(*NEW) else "store_many stored something else"
+
+
+def place_of(error: Exception) -> str:
+    """Where it was raised, of the package's functions."""
+    frames = traceback.extract_tb(error.__traceback__)[:-2]  # the last two raise it
+    places = [f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames]
+    return f"raised at {' '.join(places[-2:])}"
 
 
 def throw(error: Exception) -> None:
@@ -221,45 +229,67 @@ def attempts(scene: Scene, tries: list[tuple[int, type[Exception]]]) -> Callable
         try:
             return scene.interrupted(number, kind("of the caller"))
         except Exception as error:
-            return f"afterwards: {type(error).__name__}: {error}"
+            return f"bytecode {number}, afterwards: {type(error).__name__}: {error}"
 
     return attempt
 
 
 @ours
-def test_loop_under_a_timer(store: Store, in_memory: Path, tally: Tally, is_long: bool) -> None:
-    """Readers are opened, read and dropped while signals come, whose handler raises."""
+@pytest.mark.parametrize("signals", [1, 2])
+def test_loop_under_a_timer(store: Store, signals: int, in_memory: Path, tally: Tally, is_long: bool) -> None:
+    """Readers are opened, read and dropped while signals come, whose handler raises: one, or two in a row."""
     root = in_memory / "store"
     stand(store, root)
-    answer = forked(partial(loop_under_timer, store, root, LONG_SECONDS if is_long else SECONDS))
+    seconds = LONG_SECONDS if is_long else SECONDS
+    answer = forked(partial(Alarms(signals).loop, store, root, seconds))
     assert isinstance(answer, int), answer
     for _ in range(answer):
         tally.add("signals whose handler raises", store, AS_RAISED)
 
 
-def loop_under_timer(store: Store, root: Path, seconds: float) -> int:
-    """How many signals came."""
-    kept: collections.deque[Interrupted] = collections.deque(maxlen=KEPT)
-    raised, end = 0, time.monotonic() + seconds
-    signal.signal(signal.SIGALRM, interrupt)
-    sys.unraisablehook = lambda told: None
-    while time.monotonic() < end:
+class Alarms:
+    """Signals whose handler raises, so many in a row."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._come, self._raised = most, 0, 0
+        self._kept: collections.deque[Interrupted] = collections.deque(maxlen=KEPT)
+
+    def loop(self, store: Store, root: Path, seconds: float) -> int:
+        """How many signals came, while readers were opened, read and dropped."""
+        end = time.monotonic() + seconds
+        signal.signal(signal.SIGALRM, self._interrupt)
+        sys.unraisablehook = lambda told: None
+        while time.monotonic() < end:
+            self._come = 0
+            try:
+                self._under_signals(partial(open_and_drop, root))
+            except Interrupted as error:  # the second, which found no call of ours any more
+                self._kept.append(error)
+        assert in_thread(lambda: found(store, root) == BEFORE), "another thread cannot read"
+        assert in_fork(lambda: found(store, root) == BEFORE), "a forked child cannot read"
+        store_single(store, root)
+        return self._raised
+
+    def _under_signals(self, call: Callable[[], None]) -> None:
+        until = time.monotonic() + 3 * STEP * STEPS  # an error may be raised where Python cannot pass it on
+        after = STEP * (1 + self._raised % STEPS)
         try:
-            until = time.monotonic() + 2 * STEP * STEPS  # the error may be raised where Python cannot pass it on
-            signal.setitimer(signal.ITIMER_REAL, STEP * (1 + raised % STEPS))
+            signal.setitimer(signal.ITIMER_REAL, after, STEP)
             while time.monotonic() < until:
-                reader = imgstore.open_reader(root)
-                assert record(*reader[0]) == BEFORE[0]
-                del reader
-            signal.setitimer(signal.ITIMER_REAL, 0)
+                call()
         except Interrupted as error:
-            kept.append(error)
-            raised += 1
-    assert in_thread(lambda: found(store, root) == BEFORE), "another thread cannot read"
-    assert in_fork(lambda: found(store, root) == BEFORE), "a forked child cannot read"
-    store_single(store, root)
-    return raised
+            self._kept.append(error)
+        while self._come < self._most and time.monotonic() < until:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._come, self._raised = self._come + 1, self._raised + 1
+        if self._come == self._most:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Interrupted
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
+def open_and_drop(root: Path) -> None:
+    reader = imgstore.open_reader(root)
+    assert record(*reader[0]) == BEFORE[0]

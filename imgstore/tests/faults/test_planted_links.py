@@ -56,7 +56,11 @@ class Trap:
 
     def plant_new(self) -> None:
         """Under the names that files have before they take the place of others."""
-        for name in ("CURRENT.new", *(f"{folder}/singles/.new" for folder in os.listdir(self.root))):
+        for name in (
+            "CURRENT.new",
+            ".CURRENT.imgstore-new",
+            *(f"{folder}/singles/.new" for folder in os.listdir(self.root)),
+        ):
             self._put(self.root / name)
 
     def plant_in_new_folders(self) -> None:

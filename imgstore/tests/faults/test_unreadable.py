@@ -16,7 +16,7 @@ from imgstore.tests.faults.changes import OURS, STORES, Store, ours
 from imgstore.tests.faults.damage import READ, REFUSED, in_children
 from imgstore.tests.faults.mounts import Sectors, sectors
 from imgstore.tests.faults.tally import Tally, Tries
-from imgstore.tests.faults.ways import CONTENTS, UNSHARDED, Contents, Sample, attempts, made, outcome
+from imgstore.tests.faults.ways import CONTENTS, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
 
 CUT, UNREADABLE = "cut while open", "unreadable sector"
 TIMES = Tries(2000, 20, 300, 10)  # for each kind of contents
@@ -29,12 +29,19 @@ def files_of(sample: Sample) -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_size, path))
 
 
-def judged(fault: str, store: Store, tally: Tally, tried: Iterator[tuple[object, str]]) -> None:
+def tried(attempt: Attempt, sample: Sample, random: Random, fault: Callable[[], None]) -> str:
+    try:
+        return attempt.made(sample, random, fault)
+    except Exception as error:
+        return f"before the fault: {type(error).__name__}: {error}"
+
+
+def judged(fault: str, store: Store, tally: Tally, came: Iterator[tuple[object, str]]) -> None:
     wrong = []
-    for attempt, came in tried:
-        tally.add(fault, store, came)
-        if came not in (READ, REFUSED):
-            wrong.append(f"{attempt}: {came}")
+    for attempt, what in came:
+        tally.add(fault, store, what.partition(":")[0])
+        if what not in (READ, REFUSED):
+            wrong.append(f"{attempt}: {what}")
     assert not wrong or not store.ours, f"{len(wrong)}: {wrong[:20]}"
 
 
@@ -64,7 +71,7 @@ def test_cut_while_open(
         shutil.rmtree(sample.root, ignore_errors=True)
         shutil.copytree(template.root, sample.root)
         drawn = Random(f"{seed} {number}")
-        return tries[number].made(sample, drawn, cut(sample, drawn))
+        return tried(tries[number], sample, drawn, cut(sample, drawn))
 
     judged(CUT, store, tally, zip(tries, in_children(lambda: attempt, len(tries)), strict=True))
 
@@ -97,7 +104,7 @@ def test_unreadable_sector(
     def attempt(number: int) -> str:
         device.restore()
         drawn = Random(f"{seed} {number}")
-        return tries[number].made(sample, drawn, lost(sample, device, drawn))
+        return tried(tries[number], sample, drawn, lost(sample, device, drawn))
 
     judged(UNREADABLE, store, tally, zip(tries, in_children(lambda: attempt, len(tries)), strict=True))
 
