@@ -61,8 +61,8 @@ _FEW = 8  # files that are synced one by one
 _LARGEST_CURRENT = 4096
 _LARGEST_DESCRIPTION = 1 << 20
 _LARGEST_SINGLES = 1 << 28
-_NAME = r"imgstore-\d{6,18}-[0-9a-f]{12}"
-_GENERATION = re.compile(_NAME)
+GENERATION_NAME = r"imgstore-\d{6,18}-[0-9a-f]{12}"
+_GENERATION = re.compile(GENERATION_NAME)
 _OWN = re.compile(r"DESCRIPTION|SINGLES|labels\.csv|images\.\w+|\d{8,19}\.\w+|\.new")  # the files in one
 _CURRENT = re.compile(
     rb"(imgstore (?P<format>\d{1,9}) (?P<backend>\w+) (?P<name>\S{1,99}) (?P<synced>synced|unsynced)"

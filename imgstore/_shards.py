@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from imgstore._backends import backend_of
 from imgstore._checksums import checksum, image_checksums
 from imgstore._files import read_file
-from imgstore._generations import SHARDS, Generation, open_live
+from imgstore._generations import GENERATION_NAME, SHARDS, Generation, open_live
 from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
 from imgstore._mapped import HELD, Mapped, Met
 from imgstore._reading import gather
@@ -39,7 +39,7 @@ _TITLE = f"imgstore-shards {SHARDS_FORMAT}"
 _LARGEST_MANIFEST = 1 << 30
 _SHARD = re.compile(
     r"(shard-\d{6,9}) (\d{1,19}) (?:(\d{1,15}(?:x\d{1,15}){1,2}) ([<|]\w\d{1,2})|mixed) "
-    r"(\d{6,18}-[0-9a-f]{6}) ([0-9a-f]{16})"
+    rf"({GENERATION_NAME}) ([0-9a-f]{{16}})"
 )
 _HELD = 3 * HELD  # bytes that a reader of shards keeps of what was met in them
 
