@@ -16,6 +16,8 @@ _PLENTY = 1 << 14  # pages, and files
 _RDONLY, _REMOUNT = 1, 32  # MS_RDONLY, MS_REMOUNT
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, in XFS too: what xfstests' `godown` uses
 _NOLOGFLUSH = struct.pack("I", 2)
+_SMALL_IMAGE_BYTES, _BLOCK = 16 << 20, 4096
+_FIBMAP = 1  # gives the block of the device where a block of a file lies
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,14 +60,15 @@ def memory(path: Path) -> Iterator[Memory]:
 
 
 class Disk:
-    """A file system of this kind in a file, on a loop device."""
+    """A file system of this kind in a file, on a loop device; an ext4 perhaps without a journal."""
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, journal: bool = True) -> None:
         self.kind, self._image, self.path = kind, folder / "image", folder / "mounted"
+        self._left = None if journal else folder / "left"  # what has got to the device when the power is cut
         self.path.mkdir()
         with open(self._image, "wb") as image:
             image.truncate(_IMAGE_BYTES)
-        run(f"mkfs.{kind}", "-q", self._image)
+        run(f"mkfs.{kind}", "-q", *([] if journal else ["-O", "^has_journal"]), self._image)
         self.mount()
 
     def mount(self) -> None:
@@ -78,20 +81,25 @@ class Disk:
             fcntl.ioctl(descriptor, _SHUTDOWN, _NOLOGFLUSH)
         finally:
             os.close(descriptor)
+        if self._left:  # without a journal, to unmount it would still write what changed in its folders
+            run("cp", "--sparse=always", self._image, self._left)
 
     def restart(self) -> None:
-        """Mount it as after a power cut: the journal is replayed."""
+        """Mount it as after a power cut: the journal is replayed, or else the file system mended."""
         run("umount", self.path)
+        if self._left:
+            os.replace(self._left, self._image)
+            subprocess.run(["e2fsck", "-fy", self._image], capture_output=True, check=False)  # 1: it has mended
         self.mount()
 
 
 @contextmanager
-def disk(folder: Path, kind: str) -> Iterator[Disk]:
+def disk(folder: Path, kind: str, journal: bool = True) -> Iterator[Disk]:
     """A file system on a loop device; skips where it cannot be made or mounted."""
     folder.mkdir()
     try:
         try:
-            mounted = Disk(folder, kind)
+            mounted = Disk(folder, kind, journal)
             mounted.cut()
             mounted.restart()
         except (OSError, subprocess.CalledProcessError) as error:
@@ -109,3 +117,50 @@ def unmount(path: Path) -> None:
     """Also while something holds a file open, and where an earlier step has failed."""
     if os.path.ismount(path) and subprocess.run(["umount", path], capture_output=True, check=False).returncode:
         run("umount", "--lazy", path)
+
+
+class Sectors:
+    """A small ext4, mounted read-only, of which all from a chosen block on cannot be read: its device ends there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._image, self.path = folder / "image", folder / "mounted"
+        self.path.mkdir()
+        with open(self._image, "wb") as image:
+            image.truncate(_SMALL_IMAGE_BYTES)
+        run("mkfs.ext4", "-q", "-b", str(_BLOCK), self._image)
+        run("mount", "-o", "loop,noatime", self._image, self.path)
+
+    def freeze(self) -> None:
+        """No more is written; what is there now comes back with `restore`."""
+        run("mount", "-o", "remount,ro", self.path)
+        self._whole = self._image.read_bytes()
+
+    def lose(self, file: Path, block: int) -> None:
+        """Let nothing be read from this block of a file on, but for pages of it that a process has mapped."""
+        with open(file, "rb") as lost:
+            where = fcntl.ioctl(lost, _FIBMAP, struct.pack("i", block))
+            os.posix_fadvise(lost.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.truncate(self._image, struct.unpack("i", where)[0] * _BLOCK)
+
+    def restore(self) -> None:
+        """Have the whole device again, and all files in the page cache."""
+        with open(self._image, "r+b") as image:
+            at = image.seek(0, os.SEEK_END)
+            image.write(self._whole[at:])
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                path.read_bytes()
+
+
+@contextmanager
+def sectors(folder: Path) -> Iterator[Sectors]:
+    """A file system whose sectors can be lost; skips where it cannot be made, or does not fail as it should."""
+    folder.mkdir()
+    try:
+        try:
+            mounted = Sectors(folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no ext4 can be made and mounted on a loop device: {error}")
+        yield mounted
+    finally:
+        unmount(folder / "mounted")

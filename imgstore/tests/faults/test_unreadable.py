@@ -1,0 +1,147 @@
+"""Files that are cut while they are open, and sectors that cannot be read: a read fails, the process does not end."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+import imgstore
+from imgstore.tests.checks import record
+from imgstore.tests.faults.changes import OURS, STORES, Store, ours
+from imgstore.tests.faults.damage import READ, REFUSED, in_children
+from imgstore.tests.faults.mounts import Sectors, sectors
+from imgstore.tests.faults.tally import Tally, Tries
+from imgstore.tests.faults.ways import CONTENTS, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
+
+CUT, UNREADABLE = "cut while open", "unreadable sector"
+TIMES = Tries(2000, 20, 300, 10)  # for each kind of contents
+PAGE = 4096
+
+
+def files_of(sample: Sample) -> list[Path]:
+    """Those of more than nothing, the largest last."""
+    found = [path for path in sample.root.rglob("*") if path.is_file() and path.stat().st_size]
+    return sorted(found, key=lambda path: (path.stat().st_size, path))
+
+
+def tried(attempt: Attempt, sample: Sample, random: Random, fault: Callable[[], None]) -> str:
+    try:
+        return attempt.made(sample, random, fault)
+    except Exception as error:
+        return f"before the fault: {type(error).__name__}: {error}"
+
+
+def judged(fault: str, store: Store, tally: Tally, came: Iterator[tuple[object, str]]) -> None:
+    wrong = []
+    for attempt, what in came:
+        tally.add(fault, store, what.partition(":")[0])
+        if what not in (READ, REFUSED):
+            wrong.append(f"{attempt}: {what}")
+    assert not wrong or not store.ours, f"{len(wrong)}: {wrong[:20]}"
+
+
+WHILE_OPEN = {"open": ["opened", "read", "meanwhile"], "fresh": ["meanwhile"]}
+
+
+def cut(sample: Sample, random: Random) -> Callable[[], None]:
+    """Cuts one file, most often the largest, to some length."""
+    paths = files_of(sample)
+    path = random.choice([random.choice(paths), *paths[-1:] * 4])
+    size = path.stat().st_size
+    pages = random.randrange(size // PAGE + 1) * PAGE
+    length = random.choice([0, 1, pages, pages, size // 2, random.randrange(size), random.randrange(size), size - 1])
+    return partial(os.truncate, path, length)
+
+
+@ours
+@pytest.mark.parametrize("contents", CONTENTS.values(), ids=CONTENTS)
+def test_cut_while_open(
+    store: Store, contents: Contents, in_memory: Path, tally: Tally, is_long: bool, random: np.random.Generator
+) -> None:
+    template, seed = made(store, contents, in_memory / "template"), int(random.integers(2**32))
+    sample = template._replace(root=in_memory / "store")
+    tries = attempts(contents, WHILE_OPEN, TIMES.of(store, is_long), Random(seed))
+
+    def attempt(number: int) -> str:
+        shutil.rmtree(sample.root, ignore_errors=True)
+        shutil.copytree(template.root, sample.root)
+        drawn = Random(f"{seed} {number}")
+        return tried(tries[number], sample, drawn, cut(sample, drawn))
+
+    judged(CUT, store, tally, zip(tries, in_children(lambda: attempt, len(tries)), strict=True))
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Sectors]:
+    with sectors(tmp_path / "device") as device:
+        yield device
+
+
+WHEN_LOST = {"open": ["opened", "read"], "fresh": ["at once"]}
+
+
+def lost(sample: Sample, device: Sectors, random: Random) -> Callable[[], None]:
+    """Loses what lies from some block of a file on, most often of the largest."""
+    paths = files_of(sample)
+    path = random.choice([random.choice(paths), *paths[-1:] * 3])
+    return partial(device.lose, path, random.randrange(-(-path.stat().st_size // PAGE)))
+
+
+@ours
+@pytest.mark.parametrize("contents", CONTENTS.values(), ids=CONTENTS)
+def test_unreadable_sector(
+    store: Store, contents: Contents, device: Sectors, tally: Tally, is_long: bool, random: np.random.Generator
+) -> None:
+    sample, seed = made(store, contents, device.path / "store"), int(random.integers(2**32))
+    device.freeze()
+    tries = attempts(contents, WHEN_LOST, TIMES.of(store, is_long), Random(seed))
+
+    def attempt(number: int) -> str:
+        device.restore()
+        drawn = Random(f"{seed} {number}")
+        return tried(tries[number], sample, drawn, lost(sample, device, drawn))
+
+    judged(UNREADABLE, store, tally, zip(tries, in_children(lambda: attempt, len(tries)), strict=True))
+
+
+@pytest.mark.parametrize("store", STORES[len(OURS) :], ids=str)
+def test_unreadable_sector_of_plain(
+    store: Store, device: Sectors, tally: Tally, is_long: bool, random: np.random.Generator
+) -> None:
+    sample, seed = made(store, CONTENTS["one form"], device.path / "store"), int(random.integers(2**32))
+    device.freeze()
+    tries = ["read_single", "backend.read_many"] * (TIMES.of(store, is_long) // 2)
+
+    def attempt(number: int) -> str:
+        device.restore()
+        lost(sample, device, Random(f"{seed} {number}"))()
+        came = outcome(sample, partial(UNSHARDED[tries[number]], sample, True))
+        return REFUSED if came.startswith("raised") else came
+
+    judged(UNREADABLE, store, tally, zip(tries, in_children(lambda: attempt, len(tries)), strict=True))
+
+
+FAR = 900  # an image behind the cut
+
+
+@ours
+@pytest.mark.parametrize("verify", [True, False])
+def test_images_behind_the_cut(store: Store, verify: bool, in_memory: Path) -> None:
+    """A reader that has read goes on behind the end of its file."""
+    root, images = in_memory / "store", np.random.default_rng(0).integers(0, 256, (1000, 32, 32), np.uint8)
+    store.verbs.store_many(root, images, range(1000), durable=False)
+    sample = Sample(store, root, list(range(1000)), [record(each, row) for row, each in enumerate(images)])
+    (path,) = [*root.rglob("images.*"), *root.rglob(f"{FAR:08d}.png")]
+
+    def attempt(number: int) -> str:
+        reader = imgstore.open_reader(root, verify=verify)
+        assert record(*reader[0]) == sample.held[0]
+        os.truncate(path, min(2 * PAGE, path.stat().st_size // 2))
+        return outcome(sample, lambda: ([FAR], [reader[FAR]]))
+
+    assert list(in_children(lambda: attempt, 1)) == [REFUSED]
