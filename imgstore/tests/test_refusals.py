@@ -1,7 +1,6 @@
 """What a store cannot hold is refused in one clear sentence, and the store is as it was."""
 
 import itertools
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -344,6 +344,12 @@ def reseal_metadata(root: Path) -> None:
         reseal(root, json.dumps(json.loads(path.read_bytes()) | {"metadata": [file.size, checksum]}).encode())
 
 
+def reseal_format(backend: str, root: Path) -> None:
+    """Make a store's DESCRIPTION agree with the file of the many, whatever its format."""
+    if backend != "disk":
+        (reseal_tree if backend == "lmdb" else reseal_metadata)(root)
+
+
 def sparse_hdf5(path: Path, datasets: Iterable[tuple[str, tuple[int, ...], Any]]) -> None:
     """A file with these datasets as ours have them, nothing of which was written."""
     path.unlink()

@@ -243,8 +243,7 @@ def edited(edit: Callable[[bytes], bytes], root: Path, outside: Path, backend: s
     for name in (MANY[backend], SINGLE[backend])[: 1 + single]:
         path = at(root, name)
         path.write_bytes(edit(path.read_bytes()))
-    if backend == "lmdb":
-        damage.reseal_tree(root)
+    damage.reseal_format(backend, root)
 
 
 # PNG
@@ -447,6 +446,7 @@ def hdf5(make: Make, *keys: str, harmless: bool = False, **options: Any) -> Case
             with h5py.File(path, "w", libver="latest", **options) as file:
                 for key, array in arrays.items():
                     (make if key in keys else contiguous)(file, key, array, outside)
+        damage.reseal_metadata(root)
 
     return Case(tamper, harmless=harmless)
 
@@ -832,7 +832,9 @@ def test_opens_nothing_else(store: Store, tmp_path: Path) -> None:
         opened = set(re.findall(r"^.*(?:open|exec)[^=]*= \d+<([^>]+)>", (tmp_path / "log").read_text(), re.MULTILINE))
         inside = {path for path in opened if Path(path).is_relative_to(directory / "inside")}
     assert inside
-    assert not {path for path in opened - inside if not path.startswith((sys.prefix, sys.base_prefix, "/proc/", "/memfd:"))}
+    assert not {
+        path for path in opened - inside if not path.startswith((sys.prefix, sys.base_prefix, "/proc/", "/memfd:"))
+    }
 
 
 def read_each(store: Store, roots: list[Path]) -> None:
@@ -911,8 +913,7 @@ def forged(part: str, block_bytes: int, judge: Callable[[Reading], str], most: i
 
         def attempt(number: int) -> str:
             damage.lay(root / "store", {name: forged[number][1]})
-            if store.format == "lmdb":
-                damage.reseal_tree(root / "store")
+            damage.reseal_format(store.format, root / "store")
             with damage.limited_memory(MEMORY):
                 return judge(Reading(store, root / "store", sample.held))
 
