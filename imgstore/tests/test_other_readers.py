@@ -100,5 +100,6 @@ def lmdb_images(path: Path) -> Iterator[tuple[int, Record]]:
             assert int.from_bytes(key, "big") == first + count - 1
             form = [length for length in shape if length]
             labels = np.frombuffer(value, "<i8", count, HEADER.size)
-            data = np.frombuffer(value, name.rstrip(b"\0").decode(), offset=HEADER.size + 16 * count)
+            dtype = np.dtype(name.rstrip(b"\0").decode())  # and behind the pixels zeros, to half a page
+            data = np.frombuffer(value, dtype, count * int(np.prod(form)), HEADER.size + 16 * count)
             yield from enumerate(records(data.reshape(count, *form), labels), first)

@@ -1,5 +1,6 @@
 """Small stores in memory, what is done to their files, and children that may die of reading them."""
 
+import collections
 import contextlib
 import faulthandler
 import json
@@ -27,7 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 import imgstore
-from imgstore import _hdf5_structure, _images, _reading
+from imgstore import _hdf5_structure, _images, _lmdb_tree, _reading
 from imgstore.errors import CorruptStoreError, ImgstoreError
 from imgstore.tests.checks import Record, record
 from imgstore.tests.faults.changes import Store
@@ -319,12 +320,13 @@ def generation_of(root: Path) -> Path:
 
 
 def reseal_tree(root: Path) -> None:
-    """Make a store's DESCRIPTION agree with the size and the tree of its LMDB file."""
-    path = generation_of(root) / "DESCRIPTION"
-    entries, data = json.loads(path.read_bytes()), (generation_of(root) / "images.mdb").read_bytes()
-    pages = entries["tree"][2]
-    checksum = xxhash.xxh3_64_intdigest(b"".join(data[page * PAGE : (page + 1) * PAGE] for page in pages))
-    reseal(root, json.dumps(entries | {"tree": [len(data), checksum, pages, PAGE]}).encode())
+    """Make a store's DESCRIPTION agree with its LMDB file, unless that has a tree that none of ours has."""
+    file, path = _reading.File(str(generation_of(root) / "images.mdb")), generation_of(root) / "DESCRIPTION"
+    digest = xxhash.xxh3_64()
+    with contextlib.suppress(ValueError):
+        collections.deque(_lmdb_tree.tree(file, digest), maxlen=0)
+    told = json.loads(path.read_bytes()) | {"tree": [file.size, digest.intdigest()]}
+    reseal(root, json.dumps(told).encode())
 
 
 def make_sparse(path: Path) -> None:
@@ -340,6 +342,12 @@ def reseal_metadata(root: Path) -> None:
     with contextlib.suppress(ValueError, struct.error):
         checksum = _hdf5_structure.metadata_checksum(file, _hdf5_structure.structure(file))
         reseal(root, json.dumps(json.loads(path.read_bytes()) | {"metadata": [file.size, checksum]}).encode())
+
+
+def reseal_format(backend: str, root: Path) -> None:
+    """Make a store's DESCRIPTION agree with the file of the many, whatever its format."""
+    if backend != "disk":
+        (reseal_tree if backend == "lmdb" else reseal_metadata)(root)
 
 
 def sparse_hdf5(path: Path, datasets: Iterable[tuple[str, tuple[int, ...], Any]]) -> None:

@@ -16,7 +16,19 @@ import numpy as np
 from imgstore.tests.faults import damage
 from imgstore.tests.strategies import Array
 
-SEALED = (b"OHDR", b"OCHK", b"BTHD", b"BTLF", b"BTIN", b"FRHP", b"FHIB", b"SMTB", b"SMLI", b"FSHD", b"FSSE")
+SEALED: tuple[bytes, ...] = (
+    b"OHDR",
+    b"OCHK",
+    b"BTHD",
+    b"BTLF",
+    b"BTIN",
+    b"FRHP",
+    b"FHIB",
+    b"SMTB",
+    b"SMLI",
+    b"FSHD",
+    b"FSSE",
+)
 SEALED += (b"EAHD", b"EAIB", b"EASB", b"EADB", b"FAHD", b"FADB")
 UNSEALED = (b"TREE", b"SNOD", b"HEAP", b"GCOL")
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n"
@@ -178,7 +190,8 @@ def add(file: Any, random: Random) -> None:
 
 
 def some_name(file: Any, random: Random) -> str:
-    return random.choice(list(file) or ["labels"])
+    names: list[str] = list(file) or ["labels"]
+    return random.choice(names)
 
 
 def hard_links(file: Any, random: Random, number: int) -> None:
@@ -245,7 +258,7 @@ def contiguous(file: Any, name: str, array: Array, random: Random) -> None:
 
 
 def chunked(file: Any, name: str, array: Array, random: Random) -> None:
-    filters = random.choice([{}, {}, {"compression": "gzip"}, {"shuffle": True}, {"fletcher32": True}])
+    filters: dict[str, Any] = random.choice([{}, {}, {"compression": "gzip"}, {"shuffle": True}, {"fletcher32": True}])
     shape = tuple(random.randint(1, length) for length in array.shape)
     most = random.choice([None, array.shape, (None, *array.shape[1:]), (None,) * array.ndim])
     file.create_dataset(name, data=array, chunks=shape, maxshape=most, **filters)

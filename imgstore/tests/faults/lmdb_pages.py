@@ -167,18 +167,40 @@ def branches_above(data: bytearray, random: Random) -> None:
         struct.pack_into("<H", data, meta * PAGE + META["depth"][0], random.choice([1, 2, 3, 5, 33, 42]))
 
 
-def branch(page: int, targets: list[int]) -> bytes:
+def meta(page: int, depth: int, last: int) -> bytes:
+    """A meta page of a file whose root is page 2."""
+    free = struct.pack("<IHHQQQQQ", PAGE, 8, 0, 0, 0, 0, 0, NO_PAGE)
+    main = struct.pack("<IHHQQQQQ", 0, 0, depth, last - 2, 1, 0, 6, 2)
+    body = struct.pack("<IIQQ", 0xBEEFC0DE, 1, 0, (last + 1) * PAGE) + free + main
+    return (struct.pack("<QHHI", page, 0, 8, 0) + body + struct.pack("<QQ", last, page)).ljust(PAGE, b"\0")
+
+
+def branch(page: int, targets: list[int], first: int = 0, step: int = 1) -> bytes:
     """A page with a node for each of these, the first without a key, as the first of a branch is."""
+    numbers = range(first, first + step * len(targets), step)
     nodes = [
-        struct.pack("<HHHH", target & 0xFFFF, target >> 16 & 0xFFFF, 0, 8 * bool(number))
-        + struct.pack(">Q", number)[: 8 * bool(number)]
-        for number, target in enumerate(targets)
+        struct.pack("<HHHH", target & 0xFFFF, target >> 16 & 0xFFFF, 0, 8 * (number > first))
+        + struct.pack(">Q", number)[: 8 * (number > first)]
+        for target, number in zip(targets, numbers, strict=True)
     ]
+    return page_of(page, BRANCH, nodes)
+
+
+def leaf(page: int, entries: list[tuple[int, int, int]]) -> bytes:
+    """A page with these entries: key, bytes of the value, and the page that it begins on."""
+    nodes = [
+        struct.pack("<HHHH", size & 0xFFFF, size >> 16, 1, 8) + struct.pack(">Q", key) + struct.pack("<Q", at)
+        for key, size, at in entries
+    ]
+    return page_of(page, LEAF, nodes)
+
+
+def page_of(page: int, flag: int, nodes: list[bytes]) -> bytes:
     upper, places = PAGE, []
     for node in nodes:
         upper -= len(node)
         places.append(upper)
-    head = struct.pack("<QHHHH", page, 0, BRANCH, 16 + 2 * len(nodes), upper) + struct.pack(f"<{len(places)}H", *places)
+    head = struct.pack("<QHHHH", page, 0, flag, 16 + 2 * len(nodes), upper) + struct.pack(f"<{len(places)}H", *places)
     return head.ljust(upper, b"\0") + b"".join(reversed(nodes))
 
 

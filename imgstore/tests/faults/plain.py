@@ -10,8 +10,9 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from imgstore._generations import Root
 from imgstore._images import Array, Labels
+
+Root = str | os.PathLike[str]
 
 _MAP_SIZE = 1 << 30  # "large enough"
 

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore import Reader
+from imgstore import Reader, _generations
 from imgstore.errors import StoreBusyError, StoreReplacedError
 from imgstore.tests.checks import A_MINUTE, Record, in_child, record
 from imgstore.tests.faults.changes import OURS, STORES, Store
@@ -84,13 +84,16 @@ class Version(NamedTuple):
 @contextlib.contextmanager
 def removing_half() -> Iterator[None]:
     """Generations lose their singles, and all else only by the writer after the next."""
-    whole = shutil.rmtree
+    whole = _generations._remove_generation
 
-    def remove(path: str, **options: Any) -> None:
+    def remove(path: str) -> None:
         singles = os.path.join(path, "singles")
-        whole(singles if os.path.exists(singles) else path, **options)
+        if os.path.exists(singles):
+            shutil.rmtree(singles)
+        else:
+            whole(path)
 
-    with mock.patch("shutil.rmtree", remove):
+    with mock.patch.object(_generations, "_remove_generation", remove):
         yield
 
 

@@ -53,8 +53,7 @@ def test_found(backend: str, name: str, edit: Edit, tmp_path: Path) -> None:
     data = edit(path.read_bytes())
     assert data != path.read_bytes()
     damage.lay(tmp_path, {str(path.relative_to(tmp_path)): data})
-    if backend == "lmdb":
-        damage.reseal_tree(tmp_path)
+    damage.reseal_format(backend, tmp_path)
     assert not list(Reading(store, tmp_path, sample.held, harmless=False).problems())
 
 
