@@ -21,7 +21,7 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.faults.trace import Event, Ledger, events
 
 FAULT = "power cut after a killed writer"
-TIMES = Tries(40, 1, 0, 0)
+CASES, TIMES = Tries(100, 2, 0, 0), Tries(30, 1, 0, 0)
 OLD, KILLED, NEW = (pictures(number, 10 + number, SIDE) for number in range(3))
 SINGLE = pictures(9, 1, SIDE)
 SHARDS = 2
@@ -102,25 +102,20 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         yield machine
 
 
-def drawn_kills(count: int, random: np.random.Generator) -> list[str]:
-    """So many names of `KILLS`, each about as often as any other."""
-    names = list(KILLS) * -(-count // len(KILLS))
-    return [names[at] for at in random.choice(len(names), count, replace=False)]
-
-
 @ours
-@pytest.mark.parametrize("following", NEXT)
 def test_a_durable_call_is_kept(
-    store: Store, following: str, machine: Disk, tally: Tally, is_long: bool, random: np.random.Generator
+    store: Store, machine: Disk, tally: Tally, is_long: bool, random: np.random.Generator
 ) -> None:
-    call, after = NEXT[following]
-    for number, name in enumerate(drawn_kills(TIMES.of(store, is_long), random)):
-        root = machine.path / f"{number}" / "store"
+    cases = [(kill, following) for kill in KILLS for following in NEXT]
+    for number in random.choice(len(cases), CASES.of(store, is_long)):
+        name, following = cases[number]
+        root, (call, after) = machine.path / "folder" / "store", NEXT[following]
         laid(store, KILLS[name], root)
         assert forked(partial(call, store, root)) is None
         machine.cut()
         machine.restart()
-        judged(store, tally, forked(partial(found, store, root)), [after(KILLS[name].state)], name)
+        promised = [after(KILLS[name].state)]
+        judged(store, tally, forked(partial(found, store, root)), promised, f"{following}, after {name}")
         shutil.rmtree(root.parent)
 
 

@@ -19,7 +19,7 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.faults.ways import CONTENTS, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
 
 CUT, UNREADABLE = "cut while open", "unreadable sector"
-TIMES = Tries(2000, 20, 300, 10)  # for each kind of contents
+TIMES = Tries(2000, 10, 300, 10)  # for each kind of contents
 PAGE = 4096
 
 
