@@ -1,7 +1,10 @@
 """Files that are cut while they are open, and sectors that cannot be read: a read fails, the process does not end."""
 
+import ctypes
 import os
+import platform
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from imgstore.tests.faults.changes import OURS, STORES, Store, ours
 from imgstore.tests.faults.damage import READ, REFUSED, in_children
 from imgstore.tests.faults.mounts import Sectors, sectors
 from imgstore.tests.faults.tally import Tally, Tries
-from imgstore.tests.faults.ways import CONTENTS, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
+from imgstore.tests.faults.ways import CONTENTS, OPEN, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
 
 CUT, UNREADABLE = "cut while open", "unreadable sector"
 TIMES = Tries(2000, 10, 300, 10)  # for each kind of contents
@@ -145,3 +148,32 @@ def test_images_behind_the_cut(store: Store, verify: bool, in_memory: Path) -> N
         return outcome(sample, lambda: ([FAR], [reader[FAR]]))
 
     assert list(in_children(lambda: attempt, 1)) == [REFUSED]
+
+
+NUMBERS = {"x86_64": 310, "aarch64": 270}  # of process_vm_readv
+_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+_LOAD, _EQUAL, _RETURN, _EPERM, _ALLOW = 0x20, 0x15, 0x06, 0x50001, 0x7FFF0000
+
+
+def forbid(number: int) -> None:
+    """Let this system call answer EPERM in this process from now on, as containers do."""
+    steps = [(_LOAD, 0, 0, 0), (_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    told = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(_SECCOMP, _FILTER, told, 0, 0):
+        raise OSError(ctypes.get_errno(), "no filter of system calls can be set here")
+
+
+@ours
+@pytest.mark.skipif(platform.machine() not in NUMBERS, reason="the number of process_vm_readv is not known here")
+@pytest.mark.parametrize("contents", CONTENTS.values(), ids=CONTENTS)
+def test_where_reading_many_places_at_once_is_forbidden(store: Store, contents: Contents, in_memory: Path) -> None:
+    sample = made(store, contents, in_memory / "store")
+    reads = [Attempt(way, verify, "opened") for way in OPEN for verify in (True, False)]
+
+    def prepare() -> Callable[[int], str]:
+        forbid(NUMBERS[platform.machine()])
+        return lambda number: tried(reads[number], sample, Random(number), lambda: None)
+
+    assert set(in_children(prepare, len(reads))) == {READ}
