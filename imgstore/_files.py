@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imgstore.errors import CorruptStoreError
 
@@ -23,13 +23,20 @@ class NewFile(NamedTuple):
     path: str
     descriptor: int
 
-    def write(self, *parts: bytes | memoryview) -> None:
-        """Python's `open` would take a third of the time that a file of a few kilobytes takes."""
+    def write(self, data: bytes) -> None:
+        """At the end. Python's `open` would take a third of the time that a file of a few kilobytes takes."""
         with naming(self.path):
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    view = view[os.write(self.descriptor, view) :]
+            written = os.write(self.descriptor, data)
+            while written < len(data):
+                written += os.write(self.descriptor, data[written:])
+
+    def write_at(self, offset: int, data: Any) -> None:
+        """Bytes, or an array of one dimension. Nothing is kept back, that a forked child could write once more."""
+        with naming(self.path):
+            view = memoryview(data).cast("B")
+            while view:
+                written = os.pwrite(self.descriptor, view, offset)
+                view, offset = view[written:], offset + written
 
     def name_for_library(self) -> str:
         return descriptor_path(self.descriptor, self.path)
@@ -56,11 +63,30 @@ def read_file(path: str, largest: int) -> bytes:
     descriptor, status = open_file(path)
     try:
         if status.st_size > largest:
-            raise CorruptStoreError(path, f"has {status.st_size} bytes, more than the {largest} that it can have")
-        with naming(path):
-            return os.read(descriptor, status.st_size)
+            raise _too_large(path, status, largest)
+        return os.read(descriptor, status.st_size)
+    except OSError as error:
+        error.filename = error.filename or (path if error.errno else None)
+        raise
     finally:
         os.close(descriptor)
+
+
+def read_parts(path: str, largest: int, part: int) -> Iterator[bytes]:
+    """As `read_file`, so many bytes at a time."""
+    descriptor, status = open_file(path)
+    try:
+        if status.st_size > largest:
+            raise _too_large(path, status, largest)
+        with naming(path):
+            for offset in range(0, status.st_size, part):
+                yield os.read(descriptor, min(part, status.st_size - offset))
+    finally:
+        os.close(descriptor)
+
+
+def _too_large(path: str, status: os.stat_result, largest: int) -> CorruptStoreError:
+    return CorruptStoreError(path, f"has {status.st_size} bytes, more than the {largest} that it can have")
 
 
 @contextlib.contextmanager
@@ -90,7 +116,7 @@ def replace_file(path: str, new: str, durable: bool, write: Callable[[NewFile], 
         os.replace(new, path)
     except BaseException:
         if os.getpid() == writer:  # a forked child removes nothing
-            with contextlib.suppress(OSError):
+            with passing_over_errors():
                 os.unlink(new)
         raise
 
@@ -129,12 +155,12 @@ def descriptor_path(descriptor: int, path: str) -> str:
 
 def sync_folder(path: str) -> None:
     """Have the names in a folder on the disk, where the file system can be asked for it."""
-    with opened(path) as descriptor:
+    with opened(path) as descriptor, naming(path):
         try:
             os.fsync(descriptor)
         except OSError as error:
             if error.errno not in _NO_SYNC:
-                raise OSError(error.errno, error.strerror, path) from None
+                raise
 
 
 def sync_file(path: str) -> None:
@@ -193,3 +219,13 @@ def naming(path: str) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = path
         raise
+
+
+@contextlib.contextmanager
+def passing_over_errors() -> Iterator[None]:
+    """Of the system. What a handler of signals raises may be an OSError, too, but has no number."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise

@@ -32,7 +32,9 @@ from imgstore._files import (
     Root,
     open_file,
     opened,
+    passing_over_errors,
     read_file,
+    read_parts,
     replace_file,
     sync_file,
     sync_file_system,
@@ -60,10 +62,12 @@ _ATTEMPTS = 100
 _FEW = 8  # files that are synced one by one
 _LARGEST_CURRENT = 4096
 _LARGEST_DESCRIPTION = 1 << 20
-_LARGEST_SINGLES = 1 << 28
-GENERATION_NAME = r"imgstore-\d{6,18}-[0-9a-f]{12}"
+_LARGEST_SINGLES = 1 << 26
+_PART = 1 << 20  # bytes of it that are read at once
+GENERATION_NAME = r"imgstore-[0-9]{6,18}-[0-9a-f]{12}"
 _GENERATION = re.compile(GENERATION_NAME)
-_OWN = re.compile(r"DESCRIPTION|SINGLES|labels\.csv|images\.\w+|\d{8,19}\.\w+|\.new")  # the files in one
+_OWN = re.compile(r"DESCRIPTION|SINGLES|labels\.csv|images\.(mdb|h5)|[0-9]{8,19}\.png")  # the files in one
+_OWN_SINGLES = re.compile(r"[0-9]{8,19}\.(png|mdb|h5)|\.new")
 _CURRENT = re.compile(
     rb"(imgstore (?P<format>\d{1,9}) (?P<backend>\w+) (?P<name>\S{1,99}) (?P<synced>synced|unsynced)"
     rb" (?P<description>[0-9a-f]{16})) (?P<checksum>[0-9a-f]{16})\n"
@@ -186,7 +190,7 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     `write` gets the directory and returns the DESCRIPTION. Whatever fails before CURRENT is replaced leaves
     the store as it was. The caller holds the writer's lock.
     """
-    _must_be_free(root)
+    must_be_ours(root)
     if (live := _live_name(root)) and generations(root) != [live]:
         sync_name(f"{root}/CURRENT")  # a writer may have been killed before it did, and before it removed the others
         _remove_generations(root, live)
@@ -235,13 +239,19 @@ def replace_single(
 ) -> None:
     """Let `write` make the file of a single under another name, which then takes its own."""
     path, folder = generation.path(single_name(image_id, suffix)), generation.path("singles")
-    if not os.path.isdir(folder):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
-        if durable:
-            sync_folder(generation.path())
+    is_first, writer = not os.path.isdir(folder), os.getpid()
+    if is_first:
+        os.mkdir(folder)
     is_new = not os.path.lexists(path)
-    replace_file(path, f"{folder}/.new", durable, write)
+    try:
+        if is_first and durable:
+            sync_folder(generation.path())
+        replace_file(path, f"{folder}/.new", durable, write)
+    except BaseException:
+        if is_first and os.getpid() == writer:
+            with passing_over_errors():
+                os.rmdir(folder)
+        raise
     if durable:
         with _confirming(path):
             sync_folder(folder)
@@ -259,13 +269,13 @@ def list_single(generation: str, image_id: int) -> None:
 
 def _listed(path: str) -> Labels:
     """The ids in SINGLES; what is no record is passed over, as a power cut may leave it."""
-    try:
-        content = read_file(path, _LARGEST_SINGLES)
-    except FileNotFoundError:
-        return np.empty(0, np.int64)
-    records = np.frombuffer(content, _SINGLE, len(content) // _SINGLE.itemsize)
-    ids: Labels = records["id"][records["check"] == _checks(records["id"])]
-    return np.unique(ids[ids >= 0])
+    ids = [np.empty(0, np.int64)]
+    with contextlib.suppress(FileNotFoundError):
+        for part in read_parts(path, _LARGEST_SINGLES, _PART):
+            records = np.frombuffer(part, _SINGLE, len(part) // _SINGLE.itemsize)
+            whole = (records["check"] == _checks(records["id"])) & (records["id"] >= 0)
+            ids.append(records["id"][whole])
+    return np.unique(np.concatenate(ids))
 
 
 def _checks(ids: Any) -> Any:
@@ -292,6 +302,8 @@ def _confirming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise
         message = f"what was stored is in place, but the disk did not confirm it ({error.strerror}); store it again"
         raise OSError(error.errno, message, path) from None
 
@@ -371,7 +383,7 @@ def _live_name(root: str) -> str | None:
         return None
 
 
-def _must_be_free(root: str) -> None:
+def must_be_ours(root: str) -> None:
     """Raise InvalidArgumentError where something else than a store of this format is at `root`."""
     reason = sharded(root)
     try:
@@ -407,19 +419,31 @@ def _remove_generations(root: str, keep: str) -> None:
 
 def _remove_generation(path: str) -> None:
     """Remove what is provably ours, and the folders if nothing else lies in them."""
-    for folder in (f"{path}/singles", path):
-        with contextlib.suppress(OSError):
-            _remove_own_files(folder)
-            os.rmdir(folder)
+    with passing_over_errors():
+        with _held(path) as generation:
+            with passing_over_errors():
+                with _held("singles", generation) as singles:
+                    _remove_files(singles, _OWN_SINGLES)
+                os.rmdir("singles", dir_fd=generation)
+            _remove_files(generation, _OWN)
+        os.rmdir(path)
 
 
-def _remove_own_files(folder: str) -> None:
-    # by descriptor, as its name could by now lead elsewhere
-    with opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
-        for name in os.listdir(descriptor):
-            if _OWN.fullmatch(name):
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=descriptor)
+@contextlib.contextmanager
+def _held(path: str, folder: int | None = None) -> Iterator[int]:
+    """A descriptor of a folder that is no link, as its name may come to lead elsewhere."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _remove_files(folder: int, own: re.Pattern[str]) -> None:
+    for name in os.listdir(folder):
+        if own.fullmatch(name):
+            with passing_over_errors():
+                os.unlink(name, dir_fd=folder)
 
 
 def _sync_generation(root: str, path: str, file_system: int) -> None:

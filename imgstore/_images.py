@@ -88,7 +88,8 @@ def blocks(images: Iterable[Array], labels: Labels, refusal: Refusal, owned: boo
     if not isinstance(images, Iterable) or getattr(images, "ndim", 1) == 0:
         raise InvalidArgumentError("images", "give an (N, H, W[, C]) array, a sequence or an iterator of images")
     if isinstance(images, np.ndarray) and len(images) and not images.dtype.hasobject:
-        return _sliced(images, labels, refusal)
+        is_masked = isinstance(images, np.ma.MaskedArray)
+        return _sliced(images if is_masked else np.asarray(images), labels, refusal)
     return _gathered(images, labels, refusal, owned)
 
 
@@ -96,7 +97,10 @@ def block_of_one(image: Array, image_id: int, label: int, refusal: Refusal) -> B
     """A copy of an image of any id as a block. Raises InvalidArgumentError, UnsupportedImageError."""
     number = checked_integer(image_id, "image_id", 0)
     _check_image(image, number, refusal)
-    pixels = np.array(image, image.dtype.newbyteorder("="), order="C", subok=False)
+    native = image.dtype.newbyteorder("=")
+    pixels = np.array(image, native, order="C", subok=False).view(
+        native
+    )  # else '<' may stay in it, which buffers refuse
     return Block(number, pixels[np.newaxis], np.array([checked_integer(label, "label")]))
 
 
@@ -150,7 +154,7 @@ def _sliced(images: Array, labels: Labels, refusal: Refusal) -> Iterator[Block]:
     room, form = _Room(), (images.shape[1:], images.dtype.newbyteorder("="))
     step = _images_per_block(form)
     for first in range(0, len(images), step):
-        part = np.asarray(images[first : first + step])
+        part = images[first : first + step]
         block = room.of(len(part), form)
         block[...] = part
         yield Block(first, block, labels[first : first + step])

@@ -23,6 +23,8 @@ from imgstore.errors import CorruptStoreError, ImgstoreError
 _MOST_PLACES = 1024  # of one call: IOV_MAX
 _SYSTEM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # errors of the machine, not of a file
 
+_LIBRARIES = frozenset({"builtins", "struct", "zlib", "numpy", "PIL", "lmdb"})  # whose exceptions tell of damage
+
 _process_vm_readv = ctypes.CDLL(None).process_vm_readv
 _process_vm_readv.argtypes = [ctypes.c_int, *2 * (ctypes.c_void_p, ctypes.c_ulong), ctypes.c_ulong]
 _process_vm_readv.restype = ctypes.c_ssize_t
@@ -51,7 +53,9 @@ class File:
     def _map(self) -> tuple[int, Any]:
         try:
             memory = np.frombuffer(mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
-        except (OSError, ValueError):  # no file system has to be able to; and an empty file cannot be
+        except (OSError, ValueError) as error:  # no file system has to be able to; and an empty file cannot be
+            if isinstance(error, TimeoutError):  # of a handler of signals
+                raise
             return 0, None
         return int(memory.ctypes.data), memory
 
@@ -125,20 +129,28 @@ def _gathered(addresses: Labels, images: Array) -> int:
 
 
 def of_the_file(read: Callable[[], Any], path: str, what: str, image_id: int | None = None) -> Any:
-    """What `read` gives, or CorruptStoreError where it fails, and fails again.
+    """What `read` gives, or CorruptStoreError where it fails as on damage, and fails again.
 
-    It is tried again because an exception may also be the caller's, raised by a handler of signals in the midst of it.
+    An exception may also be the caller's, raised by a handler of signals in the midst of it. It passes through: by
+    its kind, which is none that Python or a library has, or because what was raised once is not raised again.
     """
     try:
         return read()
     except (ImgstoreError, MemoryError):
         raise
     except Exception as error:
-        if getattr(error, "errno", None) in _SYSTEM:
+        if not _may_be_damage(error):
             raise
         first = error
     try:
         read()
-    except Exception:
+    except Exception as error:
+        if not _may_be_damage(error):
+            raise
         raise CorruptStoreError(path, f"{what}: {first}", image_id) from None
     raise first
+
+
+def _may_be_damage(error: Exception) -> bool:
+    is_known = type(error).__module__.partition(".")[0] in _LIBRARIES and not isinstance(error, TimeoutError)
+    return is_known and getattr(error, "errno", None) not in _SYSTEM

@@ -16,6 +16,7 @@ from imgstore._generations import (
     Generation,
     list_single,
     make_durable,
+    must_be_ours,
     must_be_writer,
     open_live,
     replace_generation,
@@ -176,6 +177,7 @@ class Backend(ABC):
             return {"count": 0}
 
         with writing(root) as path:
+            must_be_ours(path)
             if not os.path.lexists(f"{path}/CURRENT"):
                 replace_generation(path, self.name, durable, write_first)
                 return

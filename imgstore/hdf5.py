@@ -162,31 +162,30 @@ class _File(Mapped):
 def _write(new: NewFile, blocks: Iterator[Block]) -> None:
     table: list[tuple[int, ...]] = []
     beside: list[tuple[Labels, Checksums, int]] = []
-    with naming(new.path), open(new.descriptor, "wb", closefd=False) as file:
-        start = file.seek(_pixels_offset())
-        for block in blocks:
-            shape, dtype = block.images.shape[1:], block.images.dtype
-            name = int.from_bytes(dtype.str.encode(), "little")
-            table.append((block.first, file.tell() - start, *(*shape, 0)[:3], name))
-            beside.append((block.labels, *checksums_of(block)))
-            file.write(block.images.data)
-        labels, of_images, of_blocks = zip(*beside, strict=True)
-        datasets: dict[str, Array] = {"labels": np.concatenate(labels)}
-        datasets["checksums"] = np.concatenate([*of_images, np.array(of_blocks, np.uint64)])
-        if len({row[2:] for row in table}) == 1:
-            pixels = "images", (len(datasets["labels"]), *shape), dtype
-        else:
-            pixels = "pixels", (file.tell() - start,), np.dtype(np.uint8)
-            datasets["blocks"] = np.array(table, np.uint64)
-        beside_pixels = ((name, each.shape, each.dtype) for name, each in datasets.items())
-        writes, (at, *offsets), size = _layout(pixels, *beside_pixels)
-        if at != start:
-            raise RuntimeError("HDF5 does not lay the pixels where it did; report the versions of h5py and HDF5")
-        parts: list[tuple[int, Any]] = [*writes, *zip(offsets, datasets.values(), strict=True)]
-        for offset, data in parts:
-            file.seek(offset)
-            file.write(data)
-        file.truncate(size)
+    start = end = _pixels_offset()
+    for block in blocks:
+        shape, dtype = block.images.shape[1:], block.images.dtype
+        name = int.from_bytes(dtype.str.encode(), "little")
+        table.append((block.first, end - start, *(*shape, 0)[:3], name))
+        beside.append((block.labels, *checksums_of(block)))
+        new.write_at(end, block.images.reshape(-1).view(np.uint8))
+        end += block.images.nbytes
+    labels, of_images, of_blocks = zip(*beside, strict=True)
+    datasets: dict[str, Array] = {"labels": np.concatenate(labels)}
+    datasets["checksums"] = np.concatenate([*of_images, np.array(of_blocks, np.uint64)])
+    if len({row[2:] for row in table}) == 1:
+        pixels = "images", (len(datasets["labels"]), *shape), dtype
+    else:
+        pixels = "pixels", (end - start,), np.dtype(np.uint8)
+        datasets["blocks"] = np.array(table, np.uint64)
+    beside_pixels = ((name, each.shape, each.dtype) for name, each in datasets.items())
+    pieces, (at, *offsets), size = _layout(pixels, *beside_pixels)
+    if at != start:
+        raise RuntimeError("HDF5 does not lay the pixels where it did; report the versions of h5py and HDF5")
+    for offset, piece in (*pieces, *zip(offsets, datasets.values(), strict=True)):
+        new.write_at(offset, piece)
+    with naming(new.path):
+        os.ftruncate(new.descriptor, size)
 
 
 @functools.lru_cache(maxsize=16)

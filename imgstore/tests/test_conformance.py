@@ -327,7 +327,7 @@ def test_what_a_single_replaced_does_not_come_back(
     """While its generation is removed, the single may be gone before the image that it replaced."""
     root, aside = tmp_path / "store", tmp_path / "aside"
     fill(backend, root, STORED)
-    old, read = root / current(root)[3], backend.BACKEND.read_single_file
+    old, read = root / current(root)[3], backend.BACKEND.open_single
 
     def replace_and_read(path: str, *arguments: Any) -> Any:
         monkeypatch.undo()
@@ -337,7 +337,7 @@ def test_what_a_single_replaced_does_not_come_back(
         shutil.rmtree(old / "singles")
         return read(path, *arguments)
 
-    monkeypatch.setattr(backend.BACKEND, "read_single_file", replace_and_read)
+    monkeypatch.setattr(backend.BACKEND, "open_single", replace_and_read)
     assert record(*backend.read_single(root, 5)) == record(OTHERS[5], 5)
 
 

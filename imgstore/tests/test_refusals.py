@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from imgstore import BACKENDS, errors
+from imgstore._files import NewFile
 from imgstore.errors import (
     ClusterError,
     CorruptStoreError,
@@ -302,8 +303,8 @@ def test_a_first_call_that_fails_makes_no_store(backend: ModuleType, given_befor
 def test_a_single_that_cannot_be_written_changes_nothing(
     backend: ModuleType, root: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_half(descriptor: int, block: object) -> None:
-        os.write(descriptor, b"half")
+    def write_half(file: NewFile, block: object) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     before = files(store)
