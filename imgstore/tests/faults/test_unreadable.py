@@ -177,3 +177,28 @@ def test_where_reading_many_places_at_once_is_forbidden(store: Store, contents: 
         return lambda number: tried(reads[number], sample, Random(number), lambda: None)
 
     assert set(in_children(prepare, len(reads))) == {READ}
+
+
+@ours
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("name", ["one form", "mixed forms", "shards", "shards of mixed forms"])
+def test_cut_in_the_middle_of_a_page(store: Store, name: str, verify: bool, in_memory: Path) -> None:
+    """The rest of a page that is mapped reads as zeros, without an error."""
+    template = made(store, CONTENTS[name], in_memory / "template")
+    sample = template._replace(root=in_memory / "store")
+    position = 7  # no single
+    pixels = sample.held[position][2]
+    (path,) = [path for path in files_of(template) if pixels in path.read_bytes()] or [files_of(template)[-1]]
+    end = max(path.read_bytes().find(pixels), 0) + len(pixels) // 2
+
+    def attempt(number: int) -> str:
+        shutil.rmtree(sample.root, ignore_errors=True)
+        shutil.copytree(template.root, sample.root)
+        reader = imgstore.open_reader(sample.root, verify=verify)
+        assert len(reader.__getitems__(range(len(sample.ids)))) == len(sample.ids)
+        os.truncate(sample.root / path.relative_to(template.root), end + (end % PAGE == 0))
+        positions = [[position], [6, position], [position, 0, position]][number]
+        return outcome(sample, lambda: (positions, reader.__getitems__(positions)))
+
+    expected = {READ, REFUSED} if store.format == "disk" else {REFUSED}
+    assert set(in_children(lambda: attempt, 3)) <= expected
