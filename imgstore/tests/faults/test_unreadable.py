@@ -22,7 +22,7 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.faults.ways import CONTENTS, OPEN, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
 
 CUT, UNREADABLE = "cut while open", "unreadable sector"
-TIMES = Tries(2000, 10, 300, 10)  # for each kind of contents
+TIMES = Tries(2000, 8, 300, 10)  # for each kind of contents
 PAGE = 4096
 
 
@@ -167,9 +167,9 @@ def forbid(number: int) -> None:
 
 @ours
 @pytest.mark.skipif(platform.machine() not in NUMBERS, reason="the number of process_vm_readv is not known here")
-@pytest.mark.parametrize("contents", CONTENTS.values(), ids=CONTENTS)
-def test_where_reading_many_places_at_once_is_forbidden(store: Store, contents: Contents, in_memory: Path) -> None:
-    sample = made(store, contents, in_memory / "store")
+@pytest.mark.parametrize("name", ["one form", "mixed forms", "shards"])
+def test_where_reading_many_places_at_once_is_forbidden(store: Store, name: str, in_memory: Path) -> None:
+    sample = made(store, CONTENTS[name], in_memory / "store")
     reads = [Attempt(way, verify, "opened") for way in OPEN for verify in (True, False)]
 
     def prepare() -> Callable[[int], str]:
@@ -180,9 +180,8 @@ def test_where_reading_many_places_at_once_is_forbidden(store: Store, contents: 
 
 
 @ours
-@pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("name", ["one form", "mixed forms", "shards", "shards of mixed forms"])
-def test_cut_in_the_middle_of_a_page(store: Store, name: str, verify: bool, in_memory: Path) -> None:
+@pytest.mark.parametrize("name", ["one form", "mixed forms", "shards"])
+def test_cut_in_the_middle_of_a_page(store: Store, name: str, in_memory: Path) -> None:
     """The rest of a page that is mapped reads as zeros, without an error."""
     template = made(store, CONTENTS[name], in_memory / "template")
     sample = template._replace(root=in_memory / "store")
@@ -194,7 +193,7 @@ def test_cut_in_the_middle_of_a_page(store: Store, name: str, verify: bool, in_m
     def attempt(number: int) -> str:
         shutil.rmtree(sample.root, ignore_errors=True)
         shutil.copytree(template.root, sample.root)
-        reader = imgstore.open_reader(sample.root, verify=verify)
+        reader = imgstore.open_reader(sample.root, verify=False)
         assert len(reader.__getitems__(range(len(sample.ids)))) == len(sample.ids)
         os.truncate(sample.root / path.relative_to(template.root), end + (end % PAGE == 0))
         positions = [[position], [6, position], [position, 0, position]][number]
