@@ -220,6 +220,32 @@ def test_folder_of_a_shard_is_synced_first(store: Store, in_memory: Path) -> Non
     assert not AfterKill(root / "shard-000000").read(events(log))
 
 
+@ours
+@strace
+@pytest.mark.parametrize("durable", [True, False])
+def test_folder_of_singles_that_another_call_made_is_synced(store: Store, durable: bool, in_memory: Path) -> None:
+    """It was killed when it had made the folder, or was not asked to sync it."""
+    root, log = in_memory / "new" / "store", in_memory / "log"
+    many(store, root, OLD)
+    if durable:
+        assert forked(partial(killed_when_made, partial(single, store, root, 5))) == Ended(-signal.SIGKILL)
+    else:
+        single(store, root, 5, durable=False)
+    made = {str(path) for path in root.glob("*/singles")}
+    assert traced(partial(single, store, root, 6), log) is None
+    assert made and not Ledger(root, made).read(events(log))
+
+
+def killed_when_made(call: Callable[[], object]) -> None:
+    with mock.patch("os.mkdir", partial(made_last, os.mkdir)):
+        call()
+
+
+def made_last(mkdir: Callable[..., None], path: Any, *mode: int, **where: Any) -> None:
+    mkdir(path, *mode, **where)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 ROOT = Path("/new/of/store")
 SOUND = [
     Event("sync", "/new/of/store"),
