@@ -5,6 +5,9 @@ would hide all else: only its own rows wait for the disk.
 """
 
 import argparse
+import functools
+import math
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,12 +31,14 @@ from benchmarks.workloads import (
     StoreMany,
     StoreSingle,
     Terms,
+    ThroughReader,
     Workload,
     must_equal,
 )
 from imgstore import BACKENDS
 from imgstore._generations import Generation, open_live
 from imgstore._images import blocks
+from imgstore._reading import File
 
 UNSYNCED = Terms(durable=False)
 
@@ -78,6 +83,47 @@ class ReadKnown(ReadSingle):
         return self.cell.backend.BACKEND.open_all(self.generation, True).read(image_id)
 
 
+class Touched(File):
+    """A file that is read by touching its map, where a bad sector or a cut ends the process."""
+
+    def fill(self, array: Any, offset: int) -> None:
+        array.reshape(-1).view(np.uint8)[:] = self.memory[offset : offset + array.nbytes]
+
+    def gather(self, offsets: Any, form: Any) -> Any:
+        size = math.prod(form[0]) * form[1].itemsize
+        everywhere = np.lib.stride_tricks.sliding_window_view(self.memory, size)
+        return everywhere[offsets].view(form[1]).reshape(len(offsets), *form[0])
+
+    @functools.cached_property
+    def memory(self) -> Any:
+        return np.frombuffer(mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+class ReadTouching(ThroughReader):
+    """Through an open reader that touches the map."""
+
+    def open(self) -> None:
+        super().open()
+        many = self.reader.unreplaced()
+        many.file = Touched(many.file.path)
+
+
+class ReadBatchTouching(ReadTouching, ReadBatch):
+    """Random batches."""
+
+
+class ReadOneTouching(ReadTouching, ReadOne):
+    """Single images."""
+
+
+class ReadManyTouching(ReadMany):
+    """All of them."""
+
+    def call(self, root: str) -> Any:
+        with mock.patch("imgstore._mapped.File", Touched):
+            return super().call(root)
+
+
 class Mechanism(NamedTuple):
     """What is priced: two workloads, and the terms that each is on."""
 
@@ -86,8 +132,10 @@ class Mechanism(NamedTuple):
     without: type[Workload]
     terms: Terms = UNSYNCED
     terms_without: Terms = UNSYNCED
+    of_files: bool = True  # whether disk has it, too
 
 
+SAFE = "reading that cannot end the process"
 MECHANISMS = (
     Mechanism("checksums", StoreMany, StoreUnchecked),
     *(
@@ -96,8 +144,16 @@ MECHANISMS = (
     ),
     Mechanism("generation and CURRENT", StoreMany, StoreBare),
     Mechanism("generation and CURRENT", ReadSingle, ReadKnown),
+    Mechanism(SAFE, ReadMany, ReadManyTouching, of_files=False),
+    Mechanism(SAFE, ReadBatch, ReadBatchTouching, of_files=False),
+    Mechanism(SAFE, ReadOne, ReadOneTouching, of_files=False),
     *(Mechanism("sync", kind, kind, terms=Terms()) for kind in (StoreMany, StoreSingle)),
 )
+
+
+def mechanisms(backend: ModuleType) -> list[Mechanism]:
+    """Those of a backend."""
+    return [mechanism for mechanism in MECHANISMS if mechanism.of_files or hasattr(backend, "checksums_of")]
 
 
 def without_checksums(backend: ModuleType) -> AbstractContextManager[object]:
@@ -109,7 +165,7 @@ def without_checksums(backend: ModuleType) -> AbstractContextManager[object]:
 
 def rows(cell: Cell, other: Cell, seconds: float) -> Iterator[str]:
     """The table's lines of one backend, measured on two stores of the same images."""
-    for mechanism in MECHANISMS:
+    for mechanism in mechanisms(cell.backend):
         kept = mechanism.whole(replace(cell, terms=mechanism.terms))
         left_out = mechanism.without(replace(other, terms=mechanism.terms_without))
         ratio = Ratio.of(alternate(timed(kept), timed(left_out), seconds))

@@ -179,13 +179,14 @@ def sync_with_parents(root: str) -> None:
 
 
 def sync_name(path: str) -> None:
-    """Sync the folder of a file that is replaced by rename, and its parents.
+    """Sync the folder of a file that is replaced by rename, or of a folder, and its parents.
 
-    A writer may have been killed between its rename and its sync, so who relies on the file asks for it. Once in a
+    A writer may have been killed between its rename and its sync, so who relies on the name asks for it. Once in a
     process is enough for each file: a sync of what is synced costs half of a `store_single`.
     """
     status = os.lstat(path)
-    _synced(os.path.realpath(os.path.dirname(path)), status.st_dev, status.st_ino, status.st_ctime_ns)
+    changed = status.st_ctime_ns if stat.S_ISREG(status.st_mode) else 0  # a folder changes with what lies in it
+    _synced(os.path.realpath(os.path.dirname(path)), status.st_dev, status.st_ino, changed)
 
 
 @functools.lru_cache(maxsize=256)

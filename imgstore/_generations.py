@@ -244,8 +244,8 @@ def replace_single(
         os.mkdir(folder)
     is_new = not os.path.lexists(path)
     try:
-        if is_first and durable:
-            sync_folder(generation.path())
+        if durable:
+            sync_name(folder)
         replace_file(path, f"{folder}/.new", durable, write)
     except BaseException:
         if is_first and os.getpid() == writer:

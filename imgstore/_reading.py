@@ -97,7 +97,13 @@ class File:
             self.fill(images[row], int(offsets[row]))
 
         gather(offsets + self.address if self.address else None, images, fill)
+        self.must_be_whole()
         return images
+
+    def must_be_whole(self) -> None:
+        """Raise CorruptStoreError where the file was cut: of the page in which it ends now, a map gives zeros."""
+        if os.fstat(self.descriptor).st_size < self.size:
+            raise CorruptStoreError(self.path, "was cut since it was opened")
 
     def _named(self, error: OSError) -> OSError:
         if not isinstance(error, ImgstoreError) and error.filename is None:

@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 SHARDS_FORMAT = 1
 _TITLE = f"imgstore-shards {SHARDS_FORMAT}"
-_LARGEST_MANIFEST = 1 << 30
+_LARGEST_MANIFEST = 4 << 20
+MOST_SHARDS = 1 << 15
 _SHARD = re.compile(
     r"(shard-\d{6,9}) (\d{1,19}) (?:(\d{1,15}(?:x\d{1,15}){1,2}) ([<|]\w\d{1,2})|mixed) "
     rf"({GENERATION_NAME}) ([0-9a-f]{{16}})"
@@ -225,6 +226,8 @@ class _Shards(Many):
             opened.met[int(numbers[row])][0].file.fill(images[row], int(offsets[row]))
 
         gather(base + offsets, images, fill)
+        for number in set(numbers.tolist()):
+            opened.met[number][0].file.must_be_whole()
         labels = _at(at_labels + places)
         if self._verify:
             expected = _at(at_checksums + places, np.uint64)

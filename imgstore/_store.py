@@ -141,8 +141,8 @@ class Backend(ABC):
         when their images have been drawn. `owned`: as in `blocks`.
         """
         stream, writer = blocks(images, labels, self.refusal, owned), os.getpid()
-        first = next(stream, None)
-        forms: set[Form] = set()
+        waiting, forms = [*itertools.islice(stream, 1)], set[Form]()
+        told = _told(waiting[0]) if waiting else {}
 
         def noted(block: Block) -> Block:
             must_be_writer(writer, "the store")
@@ -150,15 +150,14 @@ class Backend(ABC):
                 forms.add((block.images.shape[1:], block.images.dtype))
             return block
 
+        def drawn() -> Iterator[Block]:
+            while waiting:
+                yield noted(waiting.pop())  # kept nowhere, as it may be the only image
+            yield from map(noted, stream)
+
         def write(generation: str) -> dict[str, Any]:
-            more = self.write_many(generation, map(noted, itertools.chain([first], stream))) if first else {}
-            if first and len(forms) == 1:
-                more |= {
-                    "shape": first.images.shape[1:],
-                    "dtype": first.images.dtype.str,
-                    "per_block": len(first.labels),
-                }
-            return {"count": len(labels), **more}
+            more = self.write_many(generation, drawn()) if waiting else {}
+            return {"count": len(labels), **more, **(told if len(forms) == 1 else {})}
 
         return write
 
@@ -305,26 +304,40 @@ class Reader(Sequence[Pair]):
 
         For None whole blocks are read and checked, so damage of an image that a single replaced is found, too.
         """
-        many = self._open()
+        if image_ids is None:
+            return self._read_all(self._open())
         lazy = isinstance(image_ids, Iterable) and not hasattr(image_ids, "__len__")
-        ids = self.ids if image_ids is None else checked_integers(list(image_ids) if lazy else image_ids, "image_ids")
+        return self._read_these(self._open(), checked_integers(list(image_ids) if lazy else image_ids, "image_ids"))
+
+    def _read_these(self, many: Many, ids: Labels) -> tuple[Array | list[Array], Labels]:
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
             raise ImageNotFoundError(int(missing), self.generation.root)
         singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
         forms = {(image.shape, image.dtype) for image, _ in singles.values()}
         if not many.form or not len(ids) or forms - {many.form}:
-            known = singles if image_ids is not None else dict(enumerate(_pairs(many))) | singles
-            return stacked([known.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist())])
-        if not singles and image_ids is not None:
+            return stacked([singles.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist())])
+        if not singles:
             return many.gather(ids)
         images, labels = np.empty((len(ids), *many.form[0]), many.form[1]), np.empty(len(ids), np.int64)
-        rest = ~single
-        if image_ids is None and rest.any():
-            for first, _, read in many.read_blocks(images):
-                labels[first : first + len(read)] = read
-        elif rest.any():
-            images[rest], labels[rest] = many.gather(ids[rest])
+        if not single.all():
+            images[~single], labels[~single] = many.gather(ids[~single])
+        for row, (image, label) in singles.items():
+            images[row], labels[row] = image, label
+        return images, labels
+
+    def _read_all(self, many: Many) -> tuple[Array | list[Array], Labels]:
+        """By whole blocks, so without a list of ids, which a store may claim many of."""
+        count = many.count + len(self._added)
+        rows = [*sorted(self._replaced), *range(many.count, count)]
+        singles = {row: self._read_single(int(self._id_at(many, row))) for row in rows}
+        forms = {(image.shape, image.dtype) for image, _ in singles.values()}
+        if not many.form or forms - {many.form}:
+            pairs = (singles.get(row) or pair for row, pair in enumerate(_pairs(many)))
+            return stacked([*pairs, *(singles[row] for row in range(many.count, count))])
+        images, labels = np.empty((count, *many.form[0]), many.form[1]), np.empty(count, np.int64)
+        for first, _, read in many.read_blocks(images):
+            labels[first : first + len(read)] = read
         for row, (image, label) in singles.items():
             images[row], labels[row] = image, label
         return images, labels
@@ -400,6 +413,12 @@ class Reader(Sequence[Pair]):
 
     def _read_single(self, image_id: int) -> Pair:
         return self._backend.checked_single(self.generation, image_id, self._verify).read(image_id)
+
+
+def _told(first: Block) -> dict[str, Any]:
+    """What DESCRIPTION tells where all images have the form of the first block."""
+    images = first.images
+    return {"shape": images.shape[1:], "dtype": images.dtype.str, "per_block": len(images)}
 
 
 def _reopened(backend: Backend, root: str, name: str, verify: bool, singles: Labels) -> Reader:

@@ -75,7 +75,8 @@ class _Disk(Backend):
         # no forged number makes us allocate more than the files could hold: a row of labels has four bytes or more
         if count > os.lstat(generation.path(_LABELS)).st_size // 4:
             raise CorruptStoreError(generation.path(_LABELS), f"is too short for {count} images")
-        first = generation.path(f"{0:08d}.png")
+        first, last = (generation.path(f"{image_id:08d}.png") for image_id in (0, count - 1))
+        os.lstat(last)  # else a number that is only claimed would cost memory
         if form and image_bytes(form) > _DEFLATE_RATIO * 8 * os.lstat(first).st_size:
             raise CorruptStoreError(first, "is too short for the shape that DESCRIPTION tells", 0)
         return _Files(generation, count, form, verify)

@@ -37,7 +37,7 @@ from imgstore._generations import (
     replace_text,
     writing,
 )
-from imgstore._shards import Shard, manifest_text, open_shard, read_manifest, shard_name, verify_shard
+from imgstore._shards import MOST_SHARDS, Shard, manifest_text, open_shard, read_manifest, shard_name, verify_shard
 from imgstore._store import Pair
 from imgstore.errors import (
     ClusterError,
@@ -85,6 +85,8 @@ def store(
     path, parts = os.path.abspath(os.fsdecode(root)), list(partitions)
     if not (client is None and fingerprint is None) and not all(map(callable, parts)):
         raise InvalidArgumentError("partitions", "give callables, as some may be called again, and others not at all")
+    if len(parts) > MOST_SHARDS:
+        raise InvalidArgumentError("partitions", f"are {len(parts)}, more than {MOST_SHARDS}; put more into each")
     mark = secrets.token_hex(8) if fingerprint is None else f"{checksum(fingerprint.encode()):016x}"
     plan = f"imgstore-plan {backend} {len(parts)} {mark}\n"
     must_be_free(path, plan)

@@ -15,8 +15,8 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.strategies import Array
 
 FAULT = "images that change while they are stored"
-LINES, TIMES = Tries(0, 10, 0, 0), Tries(40, 2, 0, 0)
-SMALL, LARGE = (30, 32, 32, 3), (2, 900, 800, 3)  # of the large ones, each is a block of its own
+LINES, TIMES = Tries(0, 5, 0, 0), Tries(40, 2, 0, 0)
+SMALL, LARGE = (30, 32, 32, 3), (2, 700, 600, 3)  # of the large ones, each is a block of its own
 
 
 class Way(NamedTuple):

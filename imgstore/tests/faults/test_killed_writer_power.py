@@ -21,7 +21,7 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.faults.trace import Event, Ledger, events
 
 FAULT = "power cut after a killed writer"
-TIMES = Tries(40, 1, 0, 0)
+CASES, TIMES = Tries(100, 2, 0, 0), Tries(30, 1, 0, 0)
 OLD, KILLED, NEW = (pictures(number, 10 + number, SIDE) for number in range(3))
 SINGLE = pictures(9, 1, SIDE)
 SHARDS = 2
@@ -102,25 +102,20 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         yield machine
 
 
-def drawn_kills(count: int, random: np.random.Generator) -> list[str]:
-    """So many names of `KILLS`, each about as often as any other."""
-    names = list(KILLS) * -(-count // len(KILLS))
-    return [names[at] for at in random.choice(len(names), count, replace=False)]
-
-
 @ours
-@pytest.mark.parametrize("following", NEXT)
 def test_a_durable_call_is_kept(
-    store: Store, following: str, machine: Disk, tally: Tally, is_long: bool, random: np.random.Generator
+    store: Store, machine: Disk, tally: Tally, is_long: bool, random: np.random.Generator
 ) -> None:
-    call, after = NEXT[following]
-    for number, name in enumerate(drawn_kills(TIMES.of(store, is_long), random)):
-        root = machine.path / f"{number}" / "store"
+    cases = [(kill, following) for kill in KILLS for following in NEXT]
+    for number in random.choice(len(cases), CASES.of(store, is_long)):
+        name, following = cases[number]
+        root, (call, after) = machine.path / "folder" / "store", NEXT[following]
         laid(store, KILLS[name], root)
         assert forked(partial(call, store, root)) is None
         machine.cut()
         machine.restart()
-        judged(store, tally, forked(partial(found, store, root)), [after(KILLS[name].state)], name)
+        promised = [after(KILLS[name].state)]
+        judged(store, tally, forked(partial(found, store, root)), promised, f"{following}, after {name}")
         shutil.rmtree(root.parent)
 
 
@@ -223,6 +218,32 @@ def test_folder_of_a_shard_is_synced_first(store: Store, in_memory: Path) -> Non
     killed_after_the_rename(partial(stored_in_shards, store, root))
     assert traced(partial(stored_in_shards, store, root), log) is None
     assert not AfterKill(root / "shard-000000").read(events(log))
+
+
+@ours
+@strace
+@pytest.mark.parametrize("durable", [True, False])
+def test_folder_of_singles_that_another_call_made_is_synced(store: Store, durable: bool, in_memory: Path) -> None:
+    """It was killed when it had made the folder, or was not asked to sync it."""
+    root, log = in_memory / "new" / "store", in_memory / "log"
+    many(store, root, OLD)
+    if durable:
+        assert forked(partial(killed_when_made, partial(single, store, root, 5))) == Ended(-signal.SIGKILL)
+    else:
+        single(store, root, 5, durable=False)
+    made = {str(path) for path in root.glob("*/singles")}
+    assert traced(partial(single, store, root, 6), log) is None
+    assert made and not Ledger(root, made).read(events(log))
+
+
+def killed_when_made(call: Callable[[], object]) -> None:
+    with mock.patch("os.mkdir", partial(made_last, os.mkdir)):
+        call()
+
+
+def made_last(mkdir: Callable[..., None], path: Any, *mode: int, **where: Any) -> None:
+    mkdir(path, *mode, **where)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 ROOT = Path("/new/of/store")

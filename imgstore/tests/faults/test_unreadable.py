@@ -1,7 +1,10 @@
 """Files that are cut while they are open, and sectors that cannot be read: a read fails, the process does not end."""
 
+import ctypes
 import os
+import platform
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,10 +19,10 @@ from imgstore.tests.faults.changes import OURS, STORES, Store, ours
 from imgstore.tests.faults.damage import READ, REFUSED, in_children
 from imgstore.tests.faults.mounts import Sectors, sectors
 from imgstore.tests.faults.tally import Tally, Tries
-from imgstore.tests.faults.ways import CONTENTS, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
+from imgstore.tests.faults.ways import CONTENTS, OPEN, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
 
 CUT, UNREADABLE = "cut while open", "unreadable sector"
-TIMES = Tries(2000, 20, 300, 10)  # for each kind of contents
+TIMES = Tries(2000, 8, 300, 10)  # for each kind of contents
 PAGE = 4096
 
 
@@ -145,3 +148,56 @@ def test_images_behind_the_cut(store: Store, verify: bool, in_memory: Path) -> N
         return outcome(sample, lambda: ([FAR], [reader[FAR]]))
 
     assert list(in_children(lambda: attempt, 1)) == [REFUSED]
+
+
+NUMBERS = {"x86_64": 310, "aarch64": 270}  # of process_vm_readv
+_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+_LOAD, _EQUAL, _RETURN, _EPERM, _ALLOW = 0x20, 0x15, 0x06, 0x50001, 0x7FFF0000
+
+
+def forbid(number: int) -> None:
+    """Let this system call answer EPERM in this process from now on, as containers do."""
+    steps = [(_LOAD, 0, 0, 0), (_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    told = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(_SECCOMP, _FILTER, told, 0, 0):
+        raise OSError(ctypes.get_errno(), "no filter of system calls can be set here")
+
+
+@ours
+@pytest.mark.skipif(platform.machine() not in NUMBERS, reason="the number of process_vm_readv is not known here")
+@pytest.mark.parametrize("name", ["one form", "mixed forms", "shards"])
+def test_where_reading_many_places_at_once_is_forbidden(store: Store, name: str, in_memory: Path) -> None:
+    sample = made(store, CONTENTS[name], in_memory / "store")
+    reads = [Attempt(way, verify, "opened") for way in OPEN for verify in (True, False)]
+
+    def prepare() -> Callable[[int], str]:
+        forbid(NUMBERS[platform.machine()])
+        return lambda number: tried(reads[number], sample, Random(number), lambda: None)
+
+    assert set(in_children(prepare, len(reads))) == {READ}
+
+
+@ours
+@pytest.mark.parametrize("name", ["one form", "mixed forms", "shards"])
+def test_cut_in_the_middle_of_a_page(store: Store, name: str, in_memory: Path) -> None:
+    """The rest of a page that is mapped reads as zeros, without an error."""
+    template = made(store, CONTENTS[name], in_memory / "template")
+    sample = template._replace(root=in_memory / "store")
+    position = 7  # no single
+    pixels = sample.held[position][2]
+    (path,) = [path for path in files_of(template) if pixels in path.read_bytes()] or [files_of(template)[-1]]
+    end = max(path.read_bytes().find(pixels), 0) + len(pixels) // 2
+
+    def attempt(number: int) -> str:
+        shutil.rmtree(sample.root, ignore_errors=True)
+        shutil.copytree(template.root, sample.root)
+        reader = imgstore.open_reader(sample.root, verify=False)
+        assert len(reader.__getitems__(range(len(sample.ids)))) == len(sample.ids)
+        os.truncate(sample.root / path.relative_to(template.root), end + (end % PAGE == 0))
+        positions = [[position], [6, position], [position, 0, position]][number]
+        return outcome(sample, lambda: (positions, reader.__getitems__(positions)))
+
+    expected = {READ, REFUSED} if store.format == "disk" else {REFUSED}
+    assert set(in_children(lambda: attempt, 3)) <= expected

@@ -22,11 +22,11 @@ from imgstore.tests.faults.children import Ended, Raised, forked
 from imgstore.tests.faults.damage import READ, REFUSED, ended_by, image
 from imgstore.tests.faults.moments import Moment, moments
 
-IMAGES = 64
-BLOCK_BYTES = 8192
+IMAGES = 40
+BLOCK_BYTES = 6000
 SINGLES = [(3, 0), (IMAGES, 1), (IMAGES + 300, 2)]  # id and form
 SHARDS = 2
-SOME = [5, 61, 3, 0, 40, 5, 63, 20]  # positions
+SOME = [5, 37, 3, 0, 28, 5, 39, 20]  # positions
 
 Held = list[Record]  # in the order of ids
 Ids = list[int]
