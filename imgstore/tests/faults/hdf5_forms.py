@@ -171,9 +171,7 @@ def shared_messages(random: Random) -> h5py.File:
 def add(file: Any, random: Random) -> None:
     """Up to three kinds of what no file of ours has."""
     for number in range(random.randint(0, 3)):
-        with contextlib.suppress(
-            ValueError, RuntimeError, TypeError, OSError, KeyError
-        ):  # what this version cannot have
+        with contextlib.suppress(Exception):  # what this version of HDF5 cannot have, or what is not there by now
             random.choice(ADDED)(file, random, number)
 
 
