@@ -477,7 +477,7 @@ def test_a_folder_of_images_is_measured_and_what_is_left_out_is_named(tmp_path: 
     (photos / "broken.png").write_bytes(b"not an image")
     run = measure(tmp_path, f"--images={photos}", "-kread_many")
     assert f"images: folder {photos.name} (2 images); 1 files left out" in run.out
-    assert f"left out: {photos / 'broken.png'}: cannot identify image file" in run.out
+    assert f"left out: {photos / 'broken.png'}: it is not an image of a kind that can be read" in run.out
     assert run.status == 0 and f"{len(BACKENDS)} passed" in run.out
 
 
