@@ -7,7 +7,6 @@ import functools
 import importlib
 import logging
 import os
-import re
 import stat
 import warnings
 from pathlib import Path
@@ -24,47 +23,19 @@ from imgstore.errors import SourceError
 
 Array = NDArray[Any]
 
-# Those that hold pixels themselves: of the others, EPS and WMF start programs, and the rest are films, PDF and grids.
+# Those that hold pixels: EPS and WMF start programs, a small BLP takes 700 MiB, and the rest are films and grids.
+# fmt: off
 FORMATS = (
-    *(
-        "PNG",
-        "JPEG",
-        "GIF",
-        "WEBP",
-        "TIFF",
-        "BMP",
-        "AVIF",
-        "JPEG2000",
-        "PPM",
-        "ICO",
-        "ICNS",
-        "CUR",
-        "DIB",
-        "PSD",
-        "QOI",
-    ),
-    *(
-        "BLP",
-        "DCX",
-        "DDS",
-        "FITS",
-        "FLI",
-        "FTEX",
-        "GBR",
-        "IM",
-        "MSP",
-        "PCD",
-        "PCX",
-        "PIXAR",
-        "SGI",
-        "SUN",
-        "XBM",
-        "XPM",
-    ),
+    "PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "CUR", "DIB", "PSD", "QOI",
+    "DCX", "DDS", "FITS", "FLI", "FTEX", "GBR", "IM", "MSP", "PCD", "PCX", "PIXAR", "SGI", "SUN", "XBM", "XPM",
     "TGA",  # last: it has no mark of its own
 )
-# Of what Pillow warns that leaves the pixels as they are
-HARMLESS = r"(Possibly corrupt|Corrupt) EXIF|Metadata Warning|XMP data|Tag (offset|data)|id_section|Palette images"
+# fmt: on
+# How warnings of Pillow begin that are about other things than the pixels of the first frame
+HARMLESS = (
+    *("Corrupt EXIF", "Possibly corrupt EXIF", "Metadata Warning", "XMP data", "Tag offset", "Tag data", "id_section"),
+    *("Image appears to be a malformed MPO", "Invalid APNG", "Image was not the expected size", "Palette images"),
+)
 BAND_BYTES = 1 << 20  # of pixels that are copied from Pillow at once
 LARGEST_JPEG = 32 << 20  # bytes of a file that is looked at for damage
 
@@ -144,7 +115,7 @@ def _decode(file: IO[bytes]) -> Decoded:
             pixels = _pixels(image, rawmode)
             less = Less.PROFILE if image.info.get("icc_profile") else Less(0)
             less |= Less.DEPTH if deep and pixels.dtype == np.uint8 else Less(0)
-            damaged = any(not re.match(HARMLESS, str(each.message)) for each in told)
+            damaged = any(_is_of_damage(each) for each in told)
             if damaged or (image.format in ("JPEG", "MPO") and _is_damaged_jpeg(file)):
                 less |= Less.DAMAGED
             return Decoded(pixels, less | (Less.FRAMES if _has_frames(image) else Less(0)))
@@ -204,6 +175,10 @@ def _array(image: Image.Image, mode: str) -> Array:
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         pixels[top : top + rows] = np.asarray(band).reshape(band.height, band.width, -1)
     return pixels[..., 0] if mode == "L" else pixels
+
+
+def _is_of_damage(told: warnings.WarningMessage) -> bool:
+    return told.category is UserWarning and not str(told.message).startswith(HARMLESS)
 
 
 def _has_frames(image: Image.Image) -> bool:
