@@ -38,7 +38,8 @@ def less_than_they_have(source: "ImageFolder") -> Iterator[str]:
 
 def not_looked_at(source: "ImageFolder") -> str:
     """How many files of each suffix, and which folders; "" for none."""
-    told = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in source.passed_over.most_common()]
+    counts = sorted(source.passed_over.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts]
     told += [f"the folder {name}" for name in sorted(source.skipped)]
     more = [f"and {len(told) - MOST_LISTED:,} other kinds"] if len(told) > MOST_LISTED else []
     return ", ".join(told[:MOST_LISTED] + more)

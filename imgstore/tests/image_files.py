@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def tiff(
     rows: int = 3,
     tile: int = 0,
     big: bool = False,
-    tags: dict[int, Sequence[int]] | None = None,
+    tags: Mapping[int, Sequence[int]] | None = None,
 ) -> bytes:
     """A TIFF file of samples (H, W, n). `kind`: 1 unsigned, 2 signed, 3 float. `palette`: (3, 2**bits) uint16."""
     height, width, count = samples.shape
