@@ -1,4 +1,4 @@
-"""Files that claim to be CIFAR-10 and ask for all memory or time, each read in a process of its own."""
+"""Files that claim to be CIFAR-10 and ask for all memory or time."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ def colliding(count: int) -> bytes:
     return b"\x80\x02}(" + b"".join(pickle.LONG1 + b"\x0b" + key + b"N" for key in keys) + b"u."
 
 
-PICKLES = {  # what a file asks for, and how it is refused
+PICKLES: dict[str, tuple[bytes, str]] = {  # what a file asks for, and how it is refused
     "a high index of the memo": (b"\x80\x02K\x00r" + struct.pack("<I", 0x0C000000) + b".", "it holds no uint8"),
     "keys with one hash": (colliding(100_000), "it has the opcode"),
     "a key that is a tree of tuples": (
@@ -52,7 +52,7 @@ def zeros(mebibytes: int) -> list[bytes]:
 
 
 ARCHIVES: dict[str, tuple[Iterable[bytes], str]] = {
-    "a long name": ([header(tarfile.GNUTYPE_LONGNAME, 1 << 29), *zeros(512)], "its headers are larger"),
+    "a long name": ([header(tarfile.GNUTYPE_LONGNAME, 1 << 28), *zeros(256)], "its headers are larger"),
     "a long pax header": ([header(tarfile.XHDTYPE, 1 << 30), b"9 a=bcde\n" * 1000], "its headers are larger"),
     "a large file that is skipped": ([header(tarfile.REGTYPE, 1 << 33), *zeros(1)], "it is larger than 218103808"),
     "many files": ([header(tarfile.REGTYPE, 0) * 1002], "it has more than 1000 files"),
@@ -60,41 +60,43 @@ ARCHIVES: dict[str, tuple[Iterable[bytes], str]] = {
 }
 
 
-def must_be_refused_within_bounds(location: Path, reason: str) -> None:
-    """In one sentence, and with little more memory than an idle process."""
+CASES: dict[str, tuple[bytes | Iterable[bytes], str]] = {**PICKLES, **ARCHIVES}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of each, by a process that has little more memory than an idle one."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for name, (content, _) in CASES.items():
+        if isinstance(content, bytes):
+            (folder / name).mkdir()
+            (folder / name / "data_batch_1").write_bytes(content)
+        else:
+            with gzip.open(folder / name, "wb", 1) as file:
+                file.writelines(content)
     script = f"""
 import resource
 from imgstore.errors import SourceError
 from imgstore.sources import open_source
 idle = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (idle + {IMAGES + ROOM},) * 2)
-try:
-    open_source({str(location)!r})
-except SourceError as error:
-    print(error)
+for name in {list(CASES)!r}:
+    try:
+        open_source({str(folder)!r} + "/" + name)
+    except SourceError as error:
+        print(name, error, sep="\t", flush=True)
 """
     ended = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=A_MINUTE,
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=A_MINUTE
     )
-    assert ended.returncode == 0 and ended.stdout.startswith(f"{location}: not readable as CIFAR-10"), ended
-    assert f"({reason}" in ended.stdout and ended.stdout.count("\n") == 1, ended
+    assert ended.returncode == 0, ended
+    return dict(line.split("\t") for line in ended.stdout.splitlines())
 
 
-@pytest.mark.parametrize("name", PICKLES)
-def test_a_pickle_takes_neither_time_nor_memory(tmp_path: Path, name: str) -> None:
-    (tmp_path / "data_batch_1").write_bytes(PICKLES[name][0])
-    must_be_refused_within_bounds(tmp_path, PICKLES[name][1])
-
-
-@pytest.mark.parametrize("name", ARCHIVES)
-def test_an_archive_takes_neither_time_nor_memory(tmp_path: Path, name: str) -> None:
-    with gzip.open(tmp_path / "cifar.tar.gz", "wb", 1) as file:
-        file.writelines(ARCHIVES[name][0])
-    must_be_refused_within_bounds(tmp_path / "cifar.tar.gz", ARCHIVES[name][1])
+@pytest.mark.parametrize("name", CASES)
+def test_what_asks_for_all_memory_or_time_is_refused(told: dict[str, str], name: str) -> None:
+    """In one sentence, for the reason that it is refused for, and not for want of memory."""
+    assert ": not readable as CIFAR-10 from " in told[name] and f" on ({CASES[name][1]}" in told[name]
 
 
 def test_both_versions_in_one_folder_are_read_as_the_first(tmp_path: Path) -> None:
