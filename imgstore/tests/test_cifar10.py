@@ -14,6 +14,7 @@ import pytest
 
 from imgstore.errors import SourceError
 from imgstore.sources import cifar10, open_source
+from imgstore.sources.pickled import read_whole
 
 A_MINUTE = 60
 MEBIBYTE = 1 << 20
@@ -115,3 +116,9 @@ def test_a_file_in_an_archive_that_ends_early_is_refused(tmp_path: Path) -> None
     (tmp_path / "cifar.tar").write_bytes(content.getvalue())
     with pytest.raises(SourceError, match=r"data_batch_1\.bin on"):
         open_source(tmp_path / "cifar.tar")
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused() -> None:
+    assert read_whole(io.BytesIO(b"abc"), 3) == b"abc"
+    with pytest.raises(EOFError):
+        read_whole(io.BytesIO(b"abc"), 4)

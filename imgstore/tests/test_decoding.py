@@ -174,7 +174,7 @@ def differ(pixels: Array, expected: Array) -> bool:
 def of_pillow(path: Path, expected: Array) -> Array | None:
     """What Pillow itself gives; None where it refuses."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 return np.asarray(image)
             modes = {2: "L", (3, 2): "LA", (3, 3): "RGB", (3, 4): "RGBA"}
@@ -298,7 +298,7 @@ def png_cases() -> Iterator[tuple[int, int, int]]:
                 yield colour, channels, bits
 
 
-@pytest.mark.parametrize(("colour", "channels", "bits"), png_cases())
+@pytest.mark.parametrize(("colour", "channels", "bits"), list(png_cases()))
 def test_a_png_file_is_read_rightly_or_refused(tmp_path: Path, colour: int, channels: int, bits: int) -> None:
     path, pypng = tmp_path / "one.png", second("png")
     for interlaced, transparent in itertools.product((False, True), (False, True)):
@@ -442,8 +442,11 @@ def test_an_odd_exif_entry_does_not_keep_an_image_from_being_turned(tmp_path: Pa
 
 
 def test_an_exif_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
-    Image.new("L", (32, 16)).save(tmp_path / "one.jpg", exif=b"Exif\0\0no exif at all")
-    assert read_image(tmp_path / "one.jpg").shape == (16, 32)
+    content = png(np.zeros((16, 32, 1), np.uint8), 0, chunks=[(b"eXIf", b"no exif at all")])
+    (tmp_path / "one.png").write_bytes(content)
+    with Image.open(tmp_path / "one.png") as image, pytest.raises(SyntaxError):
+        image.getexif()
+    assert read_image(tmp_path / "one.png").shape == (16, 32)
 
 
 FRAMES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
@@ -568,7 +571,7 @@ def test_postscript_under_another_name_starts_nothing(tmp_path: Path, monkeypatc
 def test_what_libtiff_says_is_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     content = tiff(RANDOM.integers(0, 256, (40, 40, 1)).astype(np.uint16), 1, compression=DEFLATE, rows=40)
     (tmp_path / "one.tif").write_bytes(content[:30] + bytes(40) + content[70:])
-    assert isinstance(ours(tmp_path / "one.tif"), str)
+    assert ours(tmp_path / "one.tif") == "it is damaged, or of a kind that Pillow does not read"
     assert capfd.readouterr().err == ""
 
 
