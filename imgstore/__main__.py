@@ -270,7 +270,7 @@ def opened(options: argparse.Namespace, location: str) -> Source:
     except SourceError as error:
         raise InvalidArgumentError("SOURCE", str(error)) from None
     if isinstance(found, ImageFolder):
-        must_lie_apart(options, [os.path.join(root, "") for root in found.roots[1:]])
+        must_lie_apart(options, found.roots[1:], linked=True)
         return kept(found, options.skip_unreadable)
     for option in ("skip_unreadable", "classes_from", "max_pixels"):
         if getattr(options, option):
@@ -279,13 +279,16 @@ def opened(options: argparse.Namespace, location: str) -> Source:
     return found
 
 
-def must_lie_apart(options: argparse.Namespace, roots: Iterable[str]) -> None:
-    """Raise InvalidArgumentError where a store would be found as its own source, or take the place of it."""
-    dest = os.path.realpath(options.dest)
-    for root in roots:
-        if os.path.join(dest, "").startswith(os.path.join(root, "")) and dest != root:
+def must_lie_apart(options: argparse.Namespace, roots: Iterable[str], linked: bool = False) -> None:
+    """Raise InvalidArgumentError where a store would be found as its own source, or take the place of it.
+
+    DEST may be SOURCE itself, a store that is replaced; not what a link in SOURCE leads to.
+    """
+    dest = os.path.join(os.path.realpath(options.dest), "")
+    for root in (os.path.join(root, "") for root in roots):
+        if dest.startswith(root) and (linked or dest != root):
             raise InvalidArgumentError("DEST", f"{options.dest} lies in {options.source}; give a folder elsewhere")
-        if root.startswith(os.path.join(dest, "")):
+        if root.startswith(dest) and dest != root:
             raise InvalidArgumentError("SOURCE", f"{options.source} lies in {options.dest}; give a DEST elsewhere")
 
 
