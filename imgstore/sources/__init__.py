@@ -11,7 +11,7 @@ import numpy as np
 
 from imgstore import Reader, open_reader
 from imgstore._checksums import checksum
-from imgstore._generations import PLAN, SHARDS
+from imgstore._generations import PLAN, SHARDS, Generation
 from imgstore.decoding import read_image, suffixes
 from imgstore.errors import SourceError, reason_of
 from imgstore.sources.account import EXPECTED, account, less_than_they_have, not_looked_at, nothing_readable
@@ -123,9 +123,15 @@ def fingerprint(source: Source) -> str:
     if isinstance(source, ImageFolder):
         paths, labels = list(map(str, source.paths)), source.labels
     else:  # in the path of a generation is its name, which no other has
-        paths, labels = [reader.generation.path("singles") for reader in source.readers()], np.empty(0, np.int64)
+        paths, labels = [_changing(reader.generation) for reader in source.readers()], np.empty(0, np.int64)
     told = "\n".join(map(_state, paths))
     return f"{checksum(told.encode(errors='surrogateescape')):016x} {checksum(labels):016x}"
+
+
+def _changing(generation: Generation) -> str:
+    """What is another file, or has another time, when an image was stored singly."""
+    singles = generation.path("singles")
+    return singles if os.path.isdir(singles) else generation.path("DESCRIPTION")
 
 
 def _state(path: str) -> str:

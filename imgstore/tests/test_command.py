@@ -425,7 +425,7 @@ def test_a_path_that_is_no_text_is_shown(tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("command", ["verify", "convert"])
 def test_damage_is_named(command: str, backend: ModuleType, store: Path, dest: Path, run: Run) -> None:
-    (path,) = (path for path in store.glob("0*/*") if path.suffix in (".mdb", ".h5") or path.stem == "00000001")
+    (path,) = (path for path in store.glob("imgstore-*/*") if path.suffix in (".mdb", ".h5") or path.stem == "00000001")
     content = path.read_bytes()
     image = np.arange(20, 40, dtype=np.uint8).tobytes()  # image 1, or its rows
     at = content.find(image if image in content else image[4:8])
@@ -460,7 +460,7 @@ def test_info_tells_what_is_in_a_store(backend: ModuleType, store: Path, run: Ru
         "pixels": "76 bytes",
         "files": f"{size:,} bytes",
         "generation": f"{generation}, synced",
-        "format": "2",
+        "format": "3",
     }
 
 
@@ -486,7 +486,7 @@ def test_info_reads_no_pixels(
     """Of the many; damage among them goes unnoticed."""
     images = [pixels(0, (90, 90 + mixed * i), BYTE) for i in range(4)]
     backend.store_many(dest, images, range(4))
-    for path in dest.glob("0*/*"):
+    for path in dest.glob("imgstore-*/*"):
         content = path.read_bytes() if path.is_file() else b""
         if (at := content.find(images[1].tobytes()[:30])) > 0:
             path.write_bytes(content[: at + 5] + bytes([content[at + 5] ^ 1]) + content[at + 6 :])
@@ -504,7 +504,7 @@ def test_a_folder_is_converted_to_shards(backend: ModuleType, photos: Path, dest
     assert backend.read_single(dest / "shard-000001", 0)[1] == 2
     assert run("verify", dest).out == f"{dest}: everything is as it was stored\n"
     entries = told(run("info", dest))
-    size = sum(path.stat().st_size for path in dest.glob("shard-*/0*/**/*") if path.is_file())
+    size = sum(path.stat().st_size for path in dest.glob("shard-*/imgstore-*/**/*") if path.is_file())
     assert entries == {
         "backend": names(backend),
         "images": "4",
@@ -512,7 +512,7 @@ def test_a_folder_is_converted_to_shards(backend: ModuleType, photos: Path, dest
         "pixels": "157 bytes",
         "files": f"{size:,} bytes",
         "shards": "2, synced",
-        "format": "2",
+        "format": "3",
     }
 
 
