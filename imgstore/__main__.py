@@ -151,6 +151,7 @@ def run_convert(options: argparse.Namespace) -> None:
         return
     if options.scheduler:
         raise InvalidArgumentError("--scheduler", "only shards are spread over workers; give --shard-images, too")
+    must_lie_apart(options, [os.path.realpath(options.source)])
     must_be_usable(options.dest)  # before anything is read
     must_be_free(options.dest, options.replace)
     lock = writing(options.dest)
@@ -185,6 +186,7 @@ def conclude(source: Source, last: str, counted: bool = True) -> None:
 def run_convert_to_shards(options: argparse.Namespace) -> None:
     if options.replace:
         raise InvalidArgumentError("--replace", "shards do not take the place of a store; give another DEST")
+    must_lie_apart(options, [os.path.realpath(options.source)])
     must_be_usable(options.dest)  # before anything is read
     shards.must_be_free(options.dest, argument="DEST")
     size = options.shard_images
@@ -263,7 +265,6 @@ def is_missing(error: StoreNotFoundError | SourceError) -> bool:
 
 def opened(options: argparse.Namespace, location: str) -> Source:
     """The images to store."""
-    must_lie_apart(options, [os.path.realpath(location)])
     classes = asked_for(options.classes_from) if options.classes_from else None
     try:
         found = open_source(location, classes=classes, max_pixels=options.max_pixels)

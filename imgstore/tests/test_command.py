@@ -345,7 +345,7 @@ def test_a_dest_without_permission_is_refused(
 def test_an_empty_folder_and_one_of_a_killed_writer_are_taken(photos: Path, dest: Path, run: Run) -> None:
     dest.mkdir()
     assert run("convert", photos, dest, "--backend=lmdb").status == 0
-    (dest / "CURRENT").rename(dest / "CURRENT.new")  # as if the writer had been killed before it named its generation
+    (dest / "CURRENT").rename(dest / ".CURRENT.imgstore-new")  # as if the writer had been killed before it named its generation
     assert run("convert", photos, dest, "--backend=lmdb").status == 0
     assert len(held(dest)) == 4
 
@@ -690,9 +690,9 @@ def test_ctrl_c_ends_with_130_and_leaves_dest_as_it_was(photos: Path, dest: Path
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as process:
         deadline = time.monotonic() + A_MINUTE
-        while len(list(dest.glob("0*"))) < 2:  # it is at work on the next generation
+        while len(list(dest.glob("imgstore-*"))) < 2:  # it is at work on the next generation
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=A_MINUTE)
     assert (process.returncode, errors) == (130, "python -m imgstore: stopped\n")
-    assert held(dest) == before and len(list(dest.glob("0*"))) == 1
+    assert held(dest) == before and len(list(dest.glob("imgstore-*"))) == 1

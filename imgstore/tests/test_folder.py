@@ -335,7 +335,7 @@ def test_larger_images_are_read_when_asked(tmp_path: Path, run: Run, monkeypatch
 
 
 def test_a_source_in_dest_is_not_removed(tmp_path: Path, run: Run) -> None:
-    """A folder named as a generation is among what a store may hold, and would be taken for an old one."""
+    """A folder with a time for a name, which was once taken for an old generation."""
     source = make(tmp_path / "d/20251128-084743", "photo.png")
     status, _, err = run("convert", source, tmp_path / "d", "--backend=lmdb")
     assert (status, err) == (2, f"SOURCE: {source} lies in {tmp_path / 'd'}; give a DEST elsewhere")
@@ -343,7 +343,7 @@ def test_a_source_in_dest_is_not_removed(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_link_in_source_leads_neither_to_dest_nor_into_it(tmp_path: Path, run: Run) -> None:
-    source, linked = make(tmp_path / "a", "cat/1.png"), make(tmp_path / "b/20251128-084743", "2.png")
+    source, linked = make(tmp_path / "a", "cat/1.png"), make(tmp_path / "b/imgstore-000007-3f9a1c5e7b20", "2.png")
     (source / "dog").symlink_to(linked)
     for dest, argument in ((tmp_path / "b", "SOURCE"), (linked / "new", "DEST")):
         status, _, err = run("convert", source, dest, "--backend=disk")
