@@ -13,7 +13,9 @@ is the store. An image is a NumPy array `(H, W)` or `(H, W, C)`, a label an int6
 **All or nothing.** A store is what it was before a call, or what the call makes of it: after an exception, a
 full disk, a killed process. With `durable`, also after a power cut once the call has returned. Without it
 nothing waits for the disk, and a power cut may lose the store, with what it replaced, or damage it; the
-damage is noticed. One process writes at a time; a second gets StoreBusyError. Readers never wait.
+damage is noticed. One process writes at a time; a second gets StoreBusyError, and so does a child that was
+forked while its parent stores. Readers never wait. Only files of a store's own are ever removed; what else lies
+in `root` stays, and is named where it is in the way.
 
 **What is stored comes back.** Pixels, shape and label as they were; dtype too, in the machine's byte order.
 `(H, W)` and `(H, W, 1)` are different shapes. disk holds what PNG does without loss: uint8 with 1 to 4
@@ -23,7 +25,13 @@ memory and may be written to.
 
 **Damage is noticed.** With `verify`, each image and label that is returned was checked against its checksum,
 else CorruptStoreError names the file. `verify=False` skips that, never the checks that keep the process
-alive. A checksum is no signature: run `imgstore.verify` on a store from a stranger before you read it.
+alive. A sector that the disk cannot read is the system's OSError, a file that was cut a CorruptStoreError; no
+read ends the process. A single that was lost is missed, too: its id is listed, but the list reaches the disk up
+to half a minute after the image does. A checksum is no signature: run `imgstore.verify` on a store from a
+stranger before you read it.
+
+**Memory is bounded.** Beside what it returns, reading holds no more than one copy of one image and 64 MiB,
+whatever a store claims; for disk also Pillow's copy of an image that Pillow decodes.
 
 **More than one disk holds.** `imgstore.shards.store` makes a sharded store, a folder of stores, in this process or on
 a cluster; `open_reader` and `verify` take it as any other, under ids that run through all shards.

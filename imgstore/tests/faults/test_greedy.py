@@ -165,13 +165,14 @@ def test_a_table_of_blocks_that_is_a_hole(root: Path) -> None:
 def test_one_large_image(store: Store, part: str, root: Path) -> None:
     """One copy beside what is returned; its zeros are a hole, as a copy of an honest store has them."""
     image = np.zeros(LARGE, np.uint8)
+    pillows = image.nbytes if store.format == "disk" else 0  # which decodes it whole, into memory of its own
     if part == "many":
         store.verbs.store_many(root, image[np.newaxis], [1], durable=False)
     else:
         store.verbs.store_single(root, image, 0, 1, durable=False)
     for path in damage.generation_of(root).rglob("images.*"):
         damage.make_sparse(path)
-    assert not costs(root, image.nbytes, honest=5)
+    assert not costs(root, image.nbytes + pillows, honest=5)
 
 
 @pytest.mark.parametrize("store", [LMDB, HDF5], ids=str)

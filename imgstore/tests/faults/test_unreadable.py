@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.faults.ways import CONTENTS, OPEN, UNSHARDED, Attempt, Contents, Sample, attempts, made, outcome
 
 CUT, UNREADABLE = "cut while open", "unreadable sector"
-TIMES = Tries(2000, 8, 300, 10)  # for each kind of contents
+TIMES = Tries(600, 8, 300, 10)  # for each kind of contents
 PAGE = 4096
 
 
@@ -148,6 +149,30 @@ def test_images_behind_the_cut(store: Store, verify: bool, in_memory: Path) -> N
         return outcome(sample, lambda: ([FAR], [reader[FAR]]))
 
     assert list(in_children(lambda: attempt, 1)) == [REFUSED]
+
+
+@ours
+@pytest.mark.parametrize("way", ["reader[i]", "__getitems__", "verify"])
+def test_image_in_lost_sectors(store: Store, way: str, device: Sectors) -> None:
+    sample = made(store, CONTENTS["one form"], device.path / "store")
+    device.freeze()
+    path = files_of(sample)[-1] if store.format == "disk" else next(sample.root.rglob("images.*"))
+    last = int(path.stem) if store.format == "disk" else len(sample.ids) - 1
+
+    def attempt(number: int) -> str:
+        reader = imgstore.open_reader(sample.root, verify=False)
+        device.lose(path, number)
+        return outcome(sample, partial(read_at, last, way, sample, reader))
+
+    assert list(in_children(lambda: attempt, 1)) == [REFUSED]
+    device.restore()
+
+
+def read_at(position: int, way: str, sample: Sample, reader: imgstore.Reader) -> tuple[list[int], Any]:
+    if way == "verify":
+        imgstore.verify(sample.root)
+        return [], []
+    return [position], [reader[position]] if way == "reader[i]" else reader.__getitems__([position])
 
 
 NUMBERS = {"x86_64": 310, "aarch64": 270}  # of process_vm_readv
