@@ -39,7 +39,7 @@ from benchmarks.workloads import (
     parts_of,
     verb_of,
 )
-from imgstore.errors import ImgstoreError
+from imgstore.errors import ImgstoreError, printable
 
 CACHES = ("warm", "cold")
 TRAINING = (ReadWhileReplaced.operation, LoadEpoch.operation)  # measured where --readers are asked for
@@ -69,6 +69,12 @@ def add_measuring_options(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="the images to measure with: a folder of image files, or CIFAR-10 (cifar-10-python.tar.gz, "
         "cifar-10-binary.tar.gz, or what either unpacks to); default: synthetic 32x32x3 images",
+    )
+    group.addoption(
+        "--max-pixels",
+        metavar="N",
+        type=parsed_pixels,
+        help="read image files of up to N pixels; default: 89,478,485, as more may be a decompression bomb",
     )
     group.addoption(
         "--cutoffs",
@@ -159,6 +165,12 @@ def add_fault_options(parser: pytest.Parser) -> None:
 
 def parsed_cutoffs(text: str) -> tuple[int, ...]:
     return (*CUTOFFS, LARGEST_CUTOFF) if text == "all" else positive_integers("--cutoffs", text)
+
+
+def parsed_pixels(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise pytest.UsageError(f"--max-pixels: {text!r} is not a positive integer such as 200000000")
+    return int(text)
 
 
 def positive_integers(option: str, text: str) -> tuple[int, ...]:
@@ -273,9 +285,9 @@ def source_of(config: pytest.Config, image_size: int | None) -> Source:
             must_fit("--image-size", f"one of {image_size}x{image_size}", memory_to_open(location, 1, image_size))
         must_fit("--cutoffs", f"{count} images", count * LABEL_BYTES + memory_to_open(location, count, image_size))
         try:
-            opened[image_size] = open_source(location, count, image_size)
+            opened[image_size] = open_source(location, count, image_size, config.getoption("--max-pixels"))
         except ImgstoreError as error:
-            raise pytest.UsageError(f"--images: {error}") from None
+            raise pytest.UsageError(printable(f"--images: {error}")) from None
     return opened[image_size]
 
 
@@ -365,7 +377,9 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 def heading_of(source: Source) -> list[str]:
     left_out = [f"left out: {path}: {reason}" for path, reason in source.left_out]
-    return [f"images: {source.name}" + (f"; {len(left_out)} files left out" if left_out else ""), *left_out]
+    others = [f"not looked at: {source.not_looked_at}"] if source.not_looked_at else []
+    first = f"images: {source.name}" + (f"; {len(left_out)} files left out" if left_out else "")
+    return [printable(line) for line in (first, *source.less, *others, *left_out)]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -4,7 +4,7 @@ import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class Source:
     images: (N, H, W[, C]) where shapes and dtypes agree, else a list of (H, W[, C]); N is at least 1.
     labels: int64 (N,).
     fingerprint: 16 hex digits, xxh3_64 over every shape, dtype, pixel and label.
-    left_out: path and reason of each file that could not be read.
+    left_out: path and reason of each file that could not be read or has no class.
+    not_looked_at: how many files with which suffixes. less: what is not kept of the files that were read.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Source:
     labels: Labels
     fingerprint: str
     left_out: tuple[tuple[str, str], ...] = ()
+    not_looked_at: str = ""
+    less: tuple[str, ...] = ()
 
     def take(self, count: int) -> tuple[Images, Labels]:
         """The first `count` images and labels: views where the source has that many, else `Repeated`."""
@@ -67,10 +70,13 @@ class Source:
         return Repeated(self.images, count), np.resize(self.labels, count)
 
 
-def open_source(location: str | os.PathLike[str] | None, count: int, image_size: int | None = None) -> Source:
+def open_source(
+    location: str | os.PathLike[str] | None, count: int, image_size: int | None = None, max_pixels: int | None = None
+) -> Source:
     """The source at `location`: `count` synthetic images for None, else what is there, see `imgstore.sources`.
 
-    image_size: make each image a square of so many pixels a side. Of what is there, at most HELD_BYTES are held: a
+    image_size: make each image a square of so many pixels a side. max_pixels: that an image file may have.
+    Of what is there, at most HELD_BYTES are held: a
     sample, drawn at random but the same each time. Raises what imgstore raises: SourceError where no image can be
     read.
     """
@@ -79,27 +85,35 @@ def open_source(location: str | os.PathLike[str] | None, count: int, image_size:
     # not above: a worker of the gate imports this module beside another commit's imgstore
     from imgstore import errors, sources
 
-    found = sources.open_source(location)
+    found = sources.open_source(location, max_pixels=max_pixels)
     try:
         held, unreadable = _held(found, image_size, errors.SourceError)
     except TypeError as error:
         raise errors.SourceError(location, f"Pillow cannot scale its images ({error})") from None
-    if isinstance(found, sources.ImageFolder):
-        unreadable += found.unlisted
+    files = found if isinstance(found, sources.ImageFolder) else None
     if not held:
-        raise sources.nothing_readable(location, unreadable)
+        others = sources.not_looked_at(files) if files else ""
+        raise sources.nothing_readable(location, unreadable + (files.unlisted if files else []), others)
     of_all = "" if len(held) + len(unreadable) >= len(found) else f" of {len(found)}"
     square = f", each {image_size}x{image_size}" if image_size else ""
-    left_out = tuple(sorted((error.path, error.reason) for error in unreadable))
     name = f"{sources.name_of(found)} ({len(held)}{of_all} images{square})"
-    return _stacked(name, [held[position] for position in sorted(held)], left_out)
+    stacked = _stacked(name, [held[position] for position in sorted(held)])
+    if files is None:
+        return stacked
+    left_out = [*unreadable, *files.unlisted, *files.left_out]
+    return replace(
+        stacked,
+        left_out=tuple(sorted((error.path, error.reason) for error in left_out)),
+        not_looked_at=sources.not_looked_at(files),
+        less=tuple(sources.less_than_they_have(files)),
+    )
 
 
-def _stacked(name: str, pairs: list[Pair], left_out: tuple[tuple[str, str], ...]) -> Source:
+def _stacked(name: str, pairs: list[Pair]) -> Source:
     images = [image for image, _ in pairs]
     alike = len({(image.shape, image.dtype) for image in images}) == 1
     stacked, labels = np.stack(images) if alike else images, np.array([label for _, label in pairs], np.int64)
-    return Source(name, stacked, labels, fingerprint(stacked, labels), left_out)
+    return Source(name, stacked, labels, fingerprint(stacked, labels))
 
 
 def _held(found: Sequence[Pair], image_size: int | None, unreadable: Any) -> tuple[dict[int, Pair], list[Any]]:
@@ -109,7 +123,7 @@ def _held(found: Sequence[Pair], image_size: int | None, unreadable: Any) -> tup
         try:
             image, label = found[position]
         except unreadable as error:
-            errors.append(error)
+            errors.append(error.with_traceback(None))  # which holds what was read
             continue
         held[position] = (resized(image, image_size) if image_size else image), label
         room -= held[position][0].nbytes

@@ -215,11 +215,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
     images, files = made_of["images"], made_of["file system"]
     memory = f", {float(made_of['memory_bytes']) / 2**30:,.0f} GiB of memory" if "memory_bytes" in made_of else ""
     number = f"{int(images['count']):,} different ones of {images.get('sizes')}" if "count" in images else ""
+    left_out = f"{int(images['left out']):,} files left out" if images.get("left out") else ""
+    others = f"not looked at: {images['not looked at']}" if images.get("not looked at") else ""
     return [
         ("Command", made_of["command"]),
         ("Commit", run.commit),
         ("Date", f"{run.when:%Y-%m-%d %H:%M} UTC"),
-        ("Images", ", ".join(filter(None, (str(images.get("name")), number)))),
+        ("Images", ", ".join(filter(None, (str(images.get("name")), number, left_out, others)))),
         ("Terms", terms_of(run, run.settings)),
         ("Stores on", f"{files.get('type')} on {files.get('device')}"),
         ("Machine", machine_of(run) + memory),

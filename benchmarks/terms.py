@@ -41,6 +41,7 @@ def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: 
             "fingerprint": "-".join(source.fingerprint for source in sources),
             "count": len(sources[0].images),
             "sizes": "; ".join(sizes(source.images) for source in sources),
+            **not_measured(sources[0]),
         },
         "contact sheet": base64.b64encode(contact_sheet(sources[0].images)).decode(),
         "memory_bytes": total_memory(),
@@ -50,6 +51,12 @@ def recorded(sources: Sequence[Source], terms: dict[str, Any], store_directory: 
         "versions": {name: version(name) for name in packages}
         | {"LMDB": ".".join(map(str, lmdb.version())), "HDF5": h5py.version.hdf5_version},
     }
+
+
+def not_measured(source: Source) -> dict[str, Any]:
+    """What of a folder is not among the images, where there is such."""
+    kinds = {"left out": len(source.left_out), "not looked at": source.not_looked_at}
+    return {kind: found for kind, found in kinds.items() if found}
 
 
 def incomparable(now: dict[str, Any], saved: dict[str, Any]) -> str | None:

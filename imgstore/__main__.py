@@ -25,6 +25,7 @@ from imgstore._convert import Lock, convert, must_be_free, must_be_usable
 from imgstore._generations import FORMAT, is_store, writing
 from imgstore._images import Form, image_bytes
 from imgstore._shards import ShardedReader, is_sharded, read_manifest
+from imgstore.decoding import Less
 from imgstore.errors import (
     ClusterError,
     ImgstoreError,
@@ -32,15 +33,18 @@ from imgstore.errors import (
     SourceError,
     StoreNotFoundError,
     UnsupportedImageError,
+    printable,
+    reason_of,
 )
 from imgstore.sources import (
     ImageFolder,
     Source,
+    account,
+    classes_of,
     fingerprint,
     nothing_readable,
     open_source,
     part_of,
-    reason_of,
 )
 
 T = TypeVar("T")
@@ -57,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)  # else --r would be --replace
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROGRAM}: {message}\n")
+        self.exit(2, f"{PROGRAM}: {printable(message)}\n")
 
 
 def path(text: str) -> str:
@@ -78,7 +82,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--skip-unreadable",
         action="store_true",
-        help="leave out image files that cannot be read, and name them; each file is read twice",
+        help="leave out image files that cannot be read or are damaged, and name them; each file is read twice",
+    )
+    command.add_argument(
+        "--classes-from",
+        type=path,
+        metavar="STORE_OR_FOLDER",
+        help="give labels by the classes there, as those of the training images where SOURCE has the others",
+    )
+    command.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="read image files of up to N pixels; default: 89,478,485, as more may be a decompression bomb",
     )
     command.add_argument(
         "--shard-images",
@@ -125,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def ended(status: int, message: str) -> int:
     start = START_OF_LINE if sys.stderr.isatty() else ""
-    print(f"{start}{PROGRAM}: {message}", file=sys.stderr)
+    print(f"{start}{PROGRAM}: {printable(message)}", file=sys.stderr)
     return status
 
 
@@ -135,6 +151,7 @@ def run_convert(options: argparse.Namespace) -> None:
         return
     if options.scheduler:
         raise InvalidArgumentError("--scheduler", "only shards are spread over workers; give --shard-images, too")
+    must_lie_apart(options, [os.path.realpath(options.source)])
     must_be_usable(options.dest)  # before anything is read
     must_be_free(options.dest, options.replace)
     lock = writing(options.dest)
@@ -146,17 +163,30 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def store(options: argparse.Namespace, lock: Lock) -> None:
-    source = opened(options.source, options.dest, options.skip_unreadable)
+    source = opened(options, options.source)
     ids = source.ids if isinstance(source, imgstore.Reader) else np.arange(len(source))
     backend, show = imgstore.BACKENDS[options.backend].BACKEND, functools.partial(shown, total=len(ids))
     with named(source, options.source):
         convert(source, ids, options.dest, backend, options.replace, show, lock)
-    print(f"{options.dest}: {len(ids):,} images, stored and read back")
+    conclude(source, f"{options.dest}: {len(ids):,} images, stored and read back")
+
+
+def conclude(source: Source, last: str, counted: bool = True) -> None:
+    """Say what was stored, and of a folder what was not."""
+    if isinstance(source, ImageFolder):
+        for line in account(source):
+            print(printable(line))
+        if not counted:
+            print("what is not kept of files is not counted on a cluster; --skip-unreadable has it counted")
+        number = len(source.left_out)
+        last += f"; {number:,} {'file' if number == 1 else 'files'} left out" if number else ""
+    print(printable(last))
 
 
 def run_convert_to_shards(options: argparse.Namespace) -> None:
     if options.replace:
         raise InvalidArgumentError("--replace", "shards do not take the place of a store; give another DEST")
+    must_lie_apart(options, [os.path.realpath(options.source)])
     must_be_usable(options.dest)  # before anything is read
     shards.must_be_free(options.dest, argument="DEST")
     size = options.shard_images
@@ -172,13 +202,14 @@ def run_convert_to_shards(options: argparse.Namespace) -> None:
                 fingerprint=f"{size} {fingerprint(source)}",
                 show=functools.partial(shown, doing="storing", total=len(parts), what="shards"),
             )
-    print(f"{options.dest}: {len(source):,} images in {len(parts):,} shards, stored and read back")
+    last = f"{options.dest}: {len(source):,} images in {len(parts):,} shards, stored and read back"
+    conclude(source, last, client is None or options.skip_unreadable)
 
 
 def opened_whole(options: argparse.Namespace) -> Source:
     """The images to store in shards."""
     # absolute, as a worker may have another current folder
-    source = opened(os.path.abspath(options.source), options.dest, options.skip_unreadable)
+    source = opened(options, os.path.abspath(options.source))
     if isinstance(source, ShardedReader):  # which has no gaps, and may have more ids than memory holds
         return source
     if isinstance(source, imgstore.Reader) and len(source) and source.ids[-1] != len(source) - 1:
@@ -232,39 +263,63 @@ def is_missing(error: StoreNotFoundError | SourceError) -> bool:
     return isinstance(error, StoreNotFoundError) or error.reason == os.strerror(errno.ENOENT)
 
 
-def opened(source: str, dest: str, skip: bool) -> Source:
-    """The images to store, but not from a folder that the store would lie in, where they would be found again."""
-    above, below = (os.path.realpath(path) for path in (source, dest))
-    if below.startswith(os.path.join(above, "")):
-        raise InvalidArgumentError("DEST", f"{dest} lies in {source}; give a folder elsewhere")
+def opened(options: argparse.Namespace, location: str) -> Source:
+    """The images to store."""
+    classes = asked_for(options.classes_from) if options.classes_from else None
     try:
-        found = open_source(source)
+        found = open_source(location, classes=classes, max_pixels=options.max_pixels)
     except SourceError as error:
         raise InvalidArgumentError("SOURCE", str(error)) from None
     if isinstance(found, ImageFolder):
-        return kept(found, skip)
-    if skip:
-        raise InvalidArgumentError("--skip-unreadable", f"{source} has no files to leave out; omit the option")
+        must_lie_apart(options, found.roots[1:], linked=True)
+        return kept(found, options.skip_unreadable)
+    for option in ("skip_unreadable", "classes_from", "max_pixels"):
+        if getattr(options, option):
+            message = f"{options.source} has no image files, which it is for; omit the option"
+            raise InvalidArgumentError(f"--{option.replace('_', '-')}", message)
     return found
 
 
+def must_lie_apart(options: argparse.Namespace, roots: Iterable[str], linked: bool = False) -> None:
+    """Raise InvalidArgumentError where a store would be found as its own source, or take the place of it.
+
+    DEST may be SOURCE itself, a store that is replaced; not what a link in SOURCE leads to.
+    """
+    dest = os.path.join(os.path.realpath(options.dest), "")
+    for root in (os.path.join(root, "") for root in roots):
+        if dest.startswith(root) and (linked or dest != root):
+            raise InvalidArgumentError("DEST", f"{options.dest} lies in {options.source}; give a folder elsewhere")
+        if root.startswith(dest) and dest != root:
+            raise InvalidArgumentError("SOURCE", f"{options.source} lies in {options.dest}; give a DEST elsewhere")
+
+
+def asked_for(location: str) -> list[str]:
+    try:
+        return classes_of(location)
+    except SourceError as error:
+        raise InvalidArgumentError("--classes-from", str(error)) from None
+
+
 def kept(source: ImageFolder, skip: bool) -> ImageFolder:
-    """The files to store: all, or those that can be read. Names the others."""
-    positions, errors = list[int](), [*source.unlisted]
+    """The files to store: all, or those that can be read. Notes the others."""
     if not skip:
-        if errors:
-            raise advised(errors[0])
+        if source.unlisted:
+            raise advised(source.unlisted[0])
         return source
+    positions, errors = list[int](), [*source.unlisted]
     for position in shown(range(len(source)), "reading", len(source)):
         try:
             source[position]
-            positions.append(position)
         except SourceError as error:
-            errors.append(error)
-    for left_out in errors:
-        print(f"{PROGRAM}: left out: {left_out}", file=sys.stderr)
+            errors.append(error.with_traceback(None))  # which holds what was read
+            continue
+        if source.less[position] & Less.DAMAGED:
+            errors.append(SourceError(source.paths[position], "it is damaged"))
+        else:
+            positions.append(position)
     if not positions:
         raise InvalidArgumentError("SOURCE", str(nothing_readable(source.root, errors)))
+    source.left_out += errors
     return source.part(positions)
 
 
@@ -297,7 +352,7 @@ def run_verify(options: argparse.Namespace) -> None:
         raise InvalidArgumentError("--scheduler", f"{options.root} is no sharded store; verify it without")
     else:
         imgstore.verify(options.root)
-    print(f"{options.root}: everything is as it was stored")
+    print(printable(f"{options.root}: everything is as it was stored"))
 
 
 def run_info(options: argparse.Namespace) -> None:

@@ -178,20 +178,19 @@ def sync_with_parents(root: str) -> None:
             sync_folder(path)
 
 
-def sync_name(path: str) -> None:
-    """Sync the folder of a file that is replaced by rename, or of a folder, and its parents.
+@functools.lru_cache(maxsize=256)
+def sync_once(folder: str, *mark: object) -> None:
+    """Sync a folder in which a call that was killed may have made what bears this mark, and its parents.
 
-    A writer may have been killed between its rename and its sync, so who relies on the name asks for it. Once in a
-    process is enough for each file: a sync of what is synced costs half of a `store_single`.
+    Once in a process for each mark: to sync what is synced costs half a `store_single`.
     """
-    status = os.lstat(path)
-    changed = status.st_ctime_ns if stat.S_ISREG(status.st_mode) else 0  # a folder changes with what lies in it
-    _synced(os.path.realpath(os.path.dirname(path)), status.st_dev, status.st_ino, changed)
+    sync_with_parents(folder)
 
 
 @functools.lru_cache(maxsize=256)
-def _synced(folder: str, *file: int) -> None:
-    sync_with_parents(folder)
+def sync_folder_once(folder: str, *mark: object) -> None:
+    """As `sync_once`, without its parents."""
+    sync_folder(folder)
 
 
 def sync_file_system(path: str, descriptor: int) -> None:

@@ -39,7 +39,9 @@ from imgstore._files import (
     sync_file,
     sync_file_system,
     sync_folder,
-    sync_name,
+    sync_folder_once,
+    sync_once,
+    sync_with_parents,
     write_file,
 )
 from imgstore._images import Labels
@@ -192,7 +194,7 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     """
     must_be_ours(root)
     if (live := _live_name(root)) and generations(root) != [live]:
-        sync_name(f"{root}/CURRENT")  # a writer may have been killed before it did, and before it removed the others
+        sync_with_parents(root)  # a writer may have been killed before it did, and before it removed the others
         _remove_generations(root, live)
     writer = os.getpid()
     number = max((int(name.split("-")[1]) for name in generations(root)), default=0) + 1
@@ -227,7 +229,9 @@ def sharded(root: str) -> str | None:
 def make_durable(generation: Generation) -> None:
     """Have the live generation on the disk: it may have been written with durable=False, or by a killed writer."""
     if generation.synced:
-        sync_name(f"{generation.root}/CURRENT")
+        sync_once(
+            os.path.realpath(generation.root), os.lstat(generation.root).st_dev, generation.name, generation.checksum
+        )
         return
     with opened(generation.root) as file_system:
         sync_file_system(generation.root, file_system)
@@ -245,7 +249,7 @@ def replace_single(
     is_new = not os.path.lexists(path)
     try:
         if durable:
-            sync_name(folder)
+            sync_folder_once(os.path.realpath(generation.path()), os.lstat(folder).st_ino)
         replace_file(path, f"{folder}/.new", durable, write)
     except BaseException:
         if is_first and os.getpid() == writer:
@@ -288,7 +292,7 @@ def replace_text(root: str, name: str, text: str, durable: bool = True) -> None:
     replace_file(path, new_name(root, name), durable, lambda new: new.write(text.encode()))
     if durable:
         with _confirming(path):
-            sync_name(path)
+            sync_with_parents(root)
 
 
 def new_name(root: str, name: str) -> str:

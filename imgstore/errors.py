@@ -89,3 +89,14 @@ class StoreBusyError(_StoreError):
 
 class StoreReplacedError(_StoreError):
     """The store at `path` was replaced after the reader had opened it: open it again."""
+
+
+def reason_of(error: Exception) -> str:
+    """In one line, without the number and path of an OSError."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return text.partition("\n")[0].rstrip(":") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file's name may hold a newline, or move the cursor."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -20,8 +20,8 @@ from PIL import Image
 import imgstore
 from benchmarks import images as images_module
 from benchmarks.images import Repeated, Source, contact_sheet, fingerprint, open_source, resized, sizes
-from imgstore import sources as sources_module
 from imgstore.errors import SourceError
+from imgstore.sources import cifar10 as cifar10_module
 
 Batches = dict[str, tuple[NDArray[np.uint8], list[int]]]
 NAMES = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
@@ -257,7 +257,7 @@ def test_cifar10_bounds_what_it_reads(
     folder = write_cifar(tmp_path, "binary", batches)
     os.truncate(folder / "data_batch_5.bin", 30_000_000)
     location = place(folder)
-    monkeypatch.setattr(sources_module, "LARGEST_BATCH", 3 * 3073)
+    monkeypatch.setattr(cifar10_module, "LARGEST_BATCH", 3 * 3073)
     tracemalloc.start()
     try:
         with pytest.raises(SourceError, match=r"data_batch_5\.bin .* larger than 9219 bytes"):
@@ -269,9 +269,9 @@ def test_cifar10_bounds_what_it_reads(
 
 @pytest.mark.parametrize("content", [b"", b"no image", bytes(10240)])
 def test_refuses_a_file_that_is_not_cifar10(tmp_path: Path, content: bytes) -> None:
-    location = tmp_path / "photo.jpg"
+    location = tmp_path / "cifar.tgz"
     location.write_bytes(content)
-    with pytest.raises(SourceError, match=r"photo\.jpg: .*; give cifar-10-python\.tar\.gz") as error:
+    with pytest.raises(SourceError, match=r"cifar\.tgz: .*; give cifar-10-python\.tar\.gz") as error:
         open_source(location, 1)
     assert "\n" not in str(error.value)
 
@@ -335,7 +335,7 @@ def test_a_mode_becomes_its_array(
 
 def test_hsv_becomes_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.png").touch()
-    monkeypatch.setattr(Image, "open", lambda path: Image.new("HSV", (4, 3), (0, 255, 200)))
+    monkeypatch.setattr(Image, "open", lambda path, formats: Image.new("HSV", (4, 3), (0, 255, 200)))
     assert open_source(tmp_path, 1).images[0][0, 0].tolist() == [200, 0, 0]
 
 
@@ -388,29 +388,29 @@ def test_leaves_out_what_cannot_be_read(tmp_path: Path, recwarn: pytest.Warnings
     Image.fromarray(noise).save(tmp_path / "tags.tiff")
     os.truncate(tmp_path / "tags.tiff", 100)
     (tmp_path / "empty.PNG").touch()
-    (tmp_path / "film.mpg").write_bytes(bytes(100))
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "header.png").write_bytes(png_header(10, 10))
     (tmp_path / "text.gif").write_text("no image")
     os.mkfifo(tmp_path / "pipe.png")
     bad = sorted(str(path) for path in tmp_path.iterdir())
-    (tmp_path / "labels.csv").write_text("not looked at")
+    for name in ("labels.csv", "film.mpg", "store.h5", "drawing.eps"):
+        (tmp_path / name).write_bytes(bytes(100))
     Image.fromarray(GREY).save(tmp_path / "zebra.png")
     source = open_source(tmp_path, 1)
     np.testing.assert_array_equal(source.images, GREY[None])
     assert source.name == f"folder {tmp_path.name} (1 images)"
     assert [path for path, _ in source.left_out] == bad
     assert all(reason and "\n" not in reason for _, reason in source.left_out)
-    assert not recwarn.list
+    assert not [str(each) for each in recwarn.list]
 
 
 def test_a_reason_is_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(file: Any) -> Image.Image:
+    def failing(file: Any, formats: Any) -> Image.Image:
         raise MemoryError
 
     (tmp_path / "one.png").touch()
     monkeypatch.setattr(Image, "open", failing)
-    with pytest.raises(SourceError, match=r"one\.png: MemoryError"):
+    with pytest.raises(SourceError, match=r"one\.png: there is not enough memory for its pixels"):
         open_source(tmp_path, 1)
 
 
@@ -452,7 +452,7 @@ def test_refuses_a_folder_without_an_image(tmp_path: Path, content: str | None) 
             (tmp_path / name).write_text(content)
     with pytest.raises(SourceError, match=str(tmp_path)) as error:
         open_source(tmp_path, 1)
-    expected = "a.png: cannot identify" if content else "no file has an image's suffix"
+    expected = "a.png: it is not an image of a kind" if content else "no file has an image's suffix"
     assert expected in str(error.value) and "; give " in str(error.value)
 
 
@@ -470,8 +470,8 @@ def test_labels_are_the_top_level_folders_in_sorted_order(tmp_path: Path) -> Non
         Image.new("L", (2, 2), value).save(tmp_path / name)
     (tmp_path / "bee" / "bad.png").write_bytes(b"bad")
     source = open_source(tmp_path, 1)
-    assert [image[0, 0] for image in source.images] == [3, 5, 4, 1, 2]
-    assert source.labels.tolist() == [0, 2, 0, 3, 3]
+    assert [image[0, 0] for image in source.images] == [3, 5, 1, 2]
+    assert source.labels.tolist() == [0, 2, 3, 3]
     assert source.labels.dtype == np.int64
 
 
@@ -479,17 +479,6 @@ def test_labels_of_a_flat_folder_are_zero(tmp_path: Path) -> None:
     for name in "ab":
         Image.fromarray(GREY).save(tmp_path / f"{name}.png")
     assert open_source(str(tmp_path), 1).labels.tolist() == [0, 0]
-
-
-def test_folders_that_are_links_are_not_followed(tmp_path: Path) -> None:
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    root.mkdir()
-    elsewhere.mkdir()
-    Image.fromarray(GREY).save(root / "own.png")
-    Image.fromarray(GREY).save(elsewhere / "other.png")
-    (root / "loop").symlink_to(root)
-    (root / "link").symlink_to(elsewhere)
-    assert len(open_source(root, 1).images) == 1
 
 
 def test_images_are_an_array_only_where_shapes_and_dtypes_agree(tmp_path: Path) -> None:

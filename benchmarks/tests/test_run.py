@@ -474,11 +474,32 @@ def test_a_folder_without_permission_is_refused_in_one_line(tmp_path: Path, opti
 
 
 def test_a_folder_of_images_is_measured_and_what_is_left_out_is_named(tmp_path: Path, photos: Path) -> None:
-    (photos / "broken.png").write_bytes(b"not an image")
-    run = measure(tmp_path, f"--images={photos}", "-kread_many")
-    assert f"images: folder {photos.name} (2 images); 1 files left out" in run.out
-    assert f"left out: {photos / 'broken.png'}: cannot identify image file" in run.out
+    """At the beginning, in run.json and on the page; a name that moves the cursor is escaped."""
+    (photos / "broken\x1b[2J.png").write_bytes(b"not an image")
+    (photos / "telephone.heic").touch()
+    Image.new("L", (4, 5)).save(photos / "profile.png", icc_profile=b"a profile")
+    report = tmp_path / "report"
+    run = measure(tmp_path, f"--images={photos}", "-kread_many", f"--report={report}", "--max-pixels=1000")
+    for line in (
+        f"images: folder {photos.name} (3 images); 1 files left out",
+        "1 has a colour profile (ICC), which is not applied",
+        "not looked at: 1 .heic",
+        f"left out: {photos}/broken\\x1b[2J.png: it is not an image of a kind that can be read",
+    ):
+        assert line in run.out.splitlines()
     assert run.status == 0 and f"{len(BACKENDS)} passed" in run.out
+    made_of = json.loads((report / "run.json").read_text())["machine_info"]["imgstore"]["images"]
+    assert (made_of["left out"], made_of["not looked at"]) == (1, "1 .heic")
+    assert "1 files left out, not looked at: 1 .heic" in next(report.glob("*.html")).read_text()
+
+
+@pytest.mark.parametrize(("pixels", "reason"), [("19", "it has 20 pixels"), ("0", "'0' is not a positive integer")])
+def test_no_larger_images_are_read_than_asked_for(tmp_path: Path, photos: Path, pixels: str, reason: str) -> None:
+    for path in photos.iterdir():
+        path.unlink()
+    Image.new("L", (4, 5)).save(photos / "one.png")
+    run = measure(tmp_path, f"--images={photos}", "-kread_many", f"--max-pixels={pixels}")
+    must_be_refused(run, reason)
 
 
 def test_more_repeats_than_memory_holds_are_no_error(tmp_path: Path, photos: Path) -> None:

@@ -56,11 +56,12 @@ _FORK: Any = multiprocessing.get_context("fork")
 
 
 class Contents(NamedTuple):
-    """How many forms the many have in turn, the size of their blocks, and each single's id and form."""
+    """How many forms the many have in turn, the size of their blocks, each single's id and form; how many they are."""
 
     forms: int
     block_bytes: int
     singles: list[tuple[int, int]]
+    images: int = IMAGES
 
 
 SINGLES = [(3, 1), (4, 0), (300, 2), (2**63 - 1, 3)]
@@ -90,11 +91,12 @@ class Reading(NamedTuple):
     held: dict[int, Record]
     refusal: tuple[type[Exception], ...] = (CorruptStoreError,)
     harmless: bool = True
+    step: int = 1  # from one image to the next of those that are read one by one
 
     def problems(self) -> Iterator[str]:
         """What must not be, in a line each."""
         verified = self.outcome([], self.verify)
-        outcomes = [verified, *(self.outcome(*way) for way in reads(self.store, self.root, list(self.held)))]
+        outcomes = [verified, *(self.outcome(*way) for way in self.reads())]
         some = [image_id for image_id in self.held if image_id in (0, 3, 300)]
         unchecked = {survival(read) for _, read in reads(self.store, self.root, some, verify=False)}
         yield from sorted({*outcomes, *unchecked} - {READ, REFUSED})
@@ -103,12 +105,12 @@ class Reading(NamedTuple):
         if verified != REFUSED and REFUSED in outcomes:
             yield "refused, but not by verify"
 
+    def reads(self) -> Iterator[tuple[list[int], Read]]:
+        return reads(self.store, self.root, list(self.held), self.step)
+
     def verify(self) -> list[Pair]:
         imgstore.verify(self.root)
         return []
-
-    def whole(self) -> tuple[list[int], Read]:
-        return list(self.held), lambda: zip(*self.store.verbs.read_many(self.root), strict=True)
 
     def outcome(self, asked: list[int], read: Read) -> str:
         start = time.process_time()
@@ -160,16 +162,16 @@ def memory_directory() -> Iterator[Path]:
 
 
 def sample(store: Store, contents: Contents) -> Sample:
-    many = [image(number, number % contents.forms) for number in range(IMAGES)]
+    many = [image(number, number % contents.forms) for number in range(contents.images)]
     singles = [(image(-number, form), number, -number) for number, form in contents.singles]
-    stored = Stored(many, [7 * number - 30 for number in range(IMAGES)], singles)
+    stored = Stored(many, [7 * number - 30 for number in range(contents.images)], singles)
     with memory_directory() as root, mock.patch.object(_images, "_BLOCK_BYTES", contents.block_bytes):
         terms = {"durable": False} if store.ours else {}
         store.verbs.store_many(root / "store", np.array(many) if contents.forms == 1 else many, stored.labels, **terms)
         for single in singles:
             store.verbs.store_single(root / "store", *single, **terms)
         files = files_of(root / "store")
-    behind = {number: record(many[number], stored.labels[number]) for _, number, _ in singles if number < IMAGES}
+    behind = {number: record(many[number], stored.labels[number]) for _, number, _ in singles if number < len(many)}
     return Sample(files, {number: record(*pair) for number, pair in stored.pairs().items()}, behind)
 
 
@@ -177,9 +179,9 @@ def image(seed: int, form: int) -> Array:
     return pixels(abs(seed) + IMAGES * (seed < 0), FORMS[form][0], np.dtype(FORMS[form][1]))
 
 
-def reads(store: Store, root: Path, ids: list[int], **terms: bool) -> Iterator[tuple[list[int], Read]]:
+def reads(store: Store, root: Path, ids: list[int], step: int = 1, **terms: bool) -> Iterator[tuple[list[int], Read]]:
     """Every way to read, each with the ids that it asks for."""
-    for image_id in ids:
+    for image_id in ids[::step]:
         yield [image_id], partial(read_single, store, root, image_id, **terms)
     yield ids, lambda: zip(*store.verbs.read_many(root, **terms), strict=True)
     if store.ours:
@@ -344,10 +346,12 @@ def reseal_metadata(root: Path) -> None:
         reseal(root, json.dumps(json.loads(path.read_bytes()) | {"metadata": [file.size, checksum]}).encode())
 
 
-def reseal_format(backend: str, root: Path) -> None:
-    """Make a store's DESCRIPTION agree with the file of the many, whatever its format."""
-    if backend != "disk":
-        (reseal_tree if backend == "lmdb" else reseal_metadata)(root)
+def reseal_format(of: str, root: Path) -> None:
+    """Make a store's DESCRIPTION agree with the file of the many, by its backend or its suffix."""
+    if of in ("lmdb", ".mdb"):
+        reseal_tree(root)
+    elif of in ("hdf5", ".h5"):
+        reseal_metadata(root)
 
 
 def sparse_hdf5(path: Path, datasets: Iterable[tuple[str, tuple[int, ...], Any]]) -> None:

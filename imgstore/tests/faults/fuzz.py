@@ -1,7 +1,8 @@
 """Mutated stores for the readers: python -m imgstore.tests.faults.fuzz --minutes 15 --backend lmdb
 
-Files are mutated one or several at a time, mostly with every checksum made to agree again, so that what was
-mutated reaches the parsers. Whatever is read must be as stored, or refused; LMDB's many only once verified.
+Files are mutated, mostly with every checksum made to agree again, so that what was mutated reaches the parsers; half
+of the time it is the structure that is another: see `structures.py`. Whatever is read must be as stored, or refused,
+whether or not anybody verified it first; no read ends the process, takes 2 s or 1 GB.
 """
 
 import argparse
@@ -16,14 +17,23 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from imgstore import BACKENDS
-from imgstore.tests.faults import damage
+import imgstore
+from imgstore import BACKENDS, shards
+from imgstore.errors import CorruptStoreError, StoreNotFoundError, StoreReplacedError
+from imgstore.tests.checks import record
+from imgstore.tests.faults import damage, structures
 from imgstore.tests.faults.changes import OURS, Store
-from imgstore.tests.faults.damage import READ, REFUSED, Attempt, Places, Reading, Sample
+from imgstore.tests.faults.damage import READ, REFUSED, Attempt, Pair, Places, Reading, Sample
 
 DESCRIPTION = "DESCRIPTION"
 MEMORY = 1 << 30
-SEALED = 0.8  # of the cases
+STRUCTURED, OFTEN = 0.5, 0.8  # of the cases; of the others
+SEALED, FORMAT, SHARDS, SINGLES = "bytes, sealed", "format", "SHARDS", "SINGLES"
+STRUCTURES = {FORMAT: 10, DESCRIPTION: 2, damage.CURRENT: 1, SINGLES: 1, SHARDS: 2}  # how often each
+REFUSALS = CorruptStoreError, StoreNotFoundError, StoreReplacedError
+# of a DESCRIPTION that may tell of fewer images than there are
+FORGEABLE = "read something else", "raised ImageNotFoundError", "raised KeyError", "refused, but not by verify"
+WIDE = damage.Contents(1, damage.SINGLE_BLOCKS, [], 200)  # more blocks than a page of LMDB's tree has room for
 SHOWN = 3  # cases of a kind
 AT_ONCE = 1000  # cases between two looks at the clock
 MOST_MUTATIONS = 4
@@ -84,43 +94,81 @@ def described(text: bytes, random: Random) -> bytes:
     return text
 
 
+class Case(NamedTuple):
+    """One file of a sample, and what becomes of it."""
+
+    of: int  # of the samples; -1: of the sharded store
+    name: str
+    data: bytes
+    kind: str  # what was mutated: bytes, or a structure; SEALED: bytes, whose checksums agree
+    words: tuple[tuple[str, str], ...] = ()  # of CURRENT, and what becomes of them
+
+
 class Fuzz(NamedTuple):
     """Numbered cases: the same for the same backend, seed and samples."""
 
     store: Store
     samples: list[Sample]
     places: list[Places]
+    sharded: Sample
     seed: int
     root: Path
 
-    def case(self, number: int) -> tuple[int, str, bytes, bool]:
-        """Which sample, which file of it, what becomes of it, and whether checksums are made to agree."""
+    def case(self, number: int) -> Case:
         random = Random(f"{self.store.format} {self.seed} {number}")
+        if random.random() < STRUCTURED:
+            return self._structured(number, random)
         of = random.randrange(len(self.samples))
         name, at = self.places[of].draw(random)
-        data, is_sealed = self.samples[of].files[name], random.random() < SEALED
-        if name.endswith(DESCRIPTION) and is_sealed:
-            return of, name, described(data, random), is_sealed
+        data, kind = self.samples[of].files[name], SEALED if random.random() < OFTEN else "bytes"
+        if name.endswith(DESCRIPTION) and kind == SEALED:
+            return Case(of, name, described(data, random), kind)
         new = mutated(data, at, random)
-        return of, name, damage.sealed(name, new, spans_of(name, data, new)) if is_sealed else new, is_sealed
+        return Case(of, name, damage.sealed(name, new, spans_of(name, data, new)) if kind == SEALED else new, kind)
+
+    def _structured(self, number: int, random: Random) -> Case:
+        (kind,) = random.choices(list(STRUCTURES), [*STRUCTURES.values()])
+        if kind == SHARDS:
+            return Case(-1, kind, structures.of_shards(self.sharded.files[kind], random), kind)
+        if kind != FORMAT or self.store.format == "disk":
+            return self._beside(kind if kind != FORMAT else DESCRIPTION, random)
+        same = Random(f"{self.seed} {number // structures.PER_STRUCTURE}")  # for as many cases as share a structure
+        of = same.randrange(len(self.samples))
+        files = self.samples[of].files
+        name = same.choice([name for name in files if Path(name).suffix == self.store.verbs.BACKEND.suffix])
+        if self.store.format == "hdf5":
+            return Case(of, name, structures.of_hdf5(files[name], self.seed, number, random), kind)
+        return Case(of, name, structures.of_lmdb(files[name], random), kind)
+
+    def _beside(self, kind: str, random: Random) -> Case:
+        """In one of the small files."""
+        named = {of: [name for name in each.files if Path(name).name == kind] for of, each in enumerate(self.samples)}
+        of = random.choice([of for of, names in named.items() if names])
+        (name,), files = named[of], self.samples[of].files
+        if kind == damage.CURRENT:
+            return Case(
+                of, name, files[name], kind, tuple(structures.of_current(files[name].decode().split(), random).items())
+            )
+        make = structures.of_singles if kind == SINGLES else structures.of_description
+        return Case(of, name, make(files[name], random), kind)
 
     def prepare(self) -> Attempt:
-        for number, sample in enumerate(self.samples):
+        for number, sample in enumerate([*self.samples, self.sharded]):
             damage.lay_out(self.root / str(number), sample.files)
         return self.attempt
 
     def attempt(self, number: int) -> str:
-        of, name, data, is_sealed = self.case(number)
-        sample, root = self.samples[of], self.root / str(of)
-        damage.lay(root, {name: data})
+        case = self.case(number)
+        all_samples = [*self.samples, self.sharded]
+        sample, root = all_samples[case.of], self.root / str(range(len(all_samples))[case.of])
+        damage.lay(root, {case.name: case.data})
         try:
-            if is_sealed:
-                reseal(root, name)
+            reseal(root, case)
             with damage.limited_memory(MEMORY):
-                return outcome(Reading(self.store, root, sample.held), name)
+                return outcome(self.store, root, sample, case)
         finally:
             sealing = [file for file in sample.files if Path(file).name in (damage.CURRENT, DESCRIPTION)]
-            damage.lay(root, {file: sample.files[file] for file in {name, *sealing}})
+            damage.lay(root, {file: sample.files[file] for file in {case.name, *sealing}})
 
 
 def spans_of(name: str, data: bytes, new: bytes) -> list[slice]:
@@ -131,27 +179,68 @@ def spans_of(name: str, data: bytes, new: bytes) -> list[slice]:
     return [span for span in spans if span.stop + 4 <= len(new)]
 
 
-def reseal(root: Path, name: str) -> None:
-    if name.endswith("images.mdb"):
-        damage.reseal_tree(root)
-    elif name.endswith(DESCRIPTION):
-        damage.reseal(root)
+def reseal(root: Path, case: Case) -> None:
+    """Make DESCRIPTION and CURRENT agree with it."""
+    if case.kind in (SEALED, FORMAT) and Path(case.name).stem == "images":
+        damage.reseal_format(Path(case.name).suffix, root)
+    elif case.kind in (DESCRIPTION, damage.CURRENT) or (case.kind == SEALED and case.name.endswith(DESCRIPTION)):
+        damage.reseal(root, **dict(case.words))
 
 
-def outcome(reading: Reading, name: str) -> str:
-    """Problems, or a word; LMDB's many are read only where `imgstore.verify` finds nothing."""
-    verified = reading.outcome([], reading.verify)
-    if verified == REFUSED and (
-        name.endswith("images.mdb") or (reading.store.format == "lmdb" and DESCRIPTION in name)
-    ):
-        return REFUSED
-    return "; ".join(reading.problems()) or verified
+def outcome(store: Store, root: Path, sample: Sample, case: Case) -> str:
+    """Problems, or a word."""
+    if case.of < 0:
+        return of_shards(root, sample)
+    reading = Reading(store, root, sample.held, REFUSALS, step=max(1, len(sample.held) // 5))
+    forgeable = FORGEABLE if case.name.endswith(DESCRIPTION) and case.kind != "bytes" else ()
+    problems = [each for each in reading.problems() if not each.startswith(forgeable)]
+    return "; ".join(problems) or reading.outcome([], reading.verify)
+
+
+def of_shards(root: Path, sample: Sample) -> str:
+    """What comes of a SHARDS that may list others, in another order: images that were stored, or a refusal."""
+    held = {each[:3] for each in sample.held.values()}
+    for call in (imgstore.verify, read_whole, read_each):
+        start = time.process_time()
+        try:
+            found = call(root) or []
+        except REFUSALS:
+            return REFUSED
+        except Exception as error:
+            return f"raised {type(error).__name__}: {error}"
+        if not {record(*pair)[:3] for pair in found} <= held:
+            return "read something else"
+        if time.process_time() - start > damage.QUICK:
+            return "took long"
+    return READ
+
+
+def read_whole(root: Path) -> list[Pair]:
+    with imgstore.open_reader(root) as reader:
+        return list(zip(*reader.read_many(), strict=True))
+
+
+def read_each(root: Path) -> list[Pair]:
+    with imgstore.open_reader(root) as reader:
+        reader.forms()
+        last = len(reader) - 1
+        return [*reader.__getitems__([last, 0, last // 2]), reader[last // 2]] if len(reader) else []
+
+
+def sharded_sample(store: Store) -> Sample:
+    """A sharded store of three shards, two of one form."""
+    parts = [[(damage.image(part * 4 + number, part == 2), number) for number in range(4)] for part in range(3)]
+    with damage.memory_directory() as root:
+        shards.store(root / "store", parts, backend=store.format)
+        held = {number: record(*pair) for number, pair in enumerate(itertools.chain(*parts))}
+        return Sample(damage.files_of(root / "store"), held, {})
 
 
 def fuzz(backend: str, seed: int, root: Path) -> Fuzz:
     store = next(store for store in OURS if store.format == backend)
-    samples = [damage.sample(store, contents) for contents in damage.CONTENTS]
-    return Fuzz(store, samples, [Places(sample) for sample in samples], seed, root)
+    contents = [*damage.CONTENTS, *([WIDE] if backend == "lmdb" else [])]
+    samples = [damage.sample(store, each) for each in contents]
+    return Fuzz(store, samples, [Places(sample) for sample in samples], sharded_sample(store), seed, root)
 
 
 def shifted(cases: Fuzz, first: int) -> Attempt:
@@ -189,8 +278,8 @@ def report(cases: Fuzz, options: argparse.Namespace) -> None:
         kind = re.sub(r"/dev/shm\S*|/tmp/\S*|\d+", "…", found)
         counts[kind] += 1
         if found not in (READ, REFUSED) and counts[kind] <= SHOWN:
-            of, name, data, is_sealed = cases.case(number)
-            print(f"{cases.store.format} {number}: {Path(name).name} of {of}, sealed {is_sealed}: {found}", flush=True)
+            of, name, data, mutation, _ = cases.case(number)
+            print(f"{cases.store.format} {number}: {Path(name).name} of {of}, {mutation}: {found}", flush=True)
             if options.keep:
                 options.keep.mkdir(parents=True, exist_ok=True)
                 (options.keep / f"{cases.store.format}-{number}-{of}-{Path(name).name}").write_bytes(data)

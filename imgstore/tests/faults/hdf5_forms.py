@@ -16,20 +16,8 @@ import numpy as np
 from imgstore.tests.faults import damage
 from imgstore.tests.strategies import Array
 
-SEALED: tuple[bytes, ...] = (
-    b"OHDR",
-    b"OCHK",
-    b"BTHD",
-    b"BTLF",
-    b"BTIN",
-    b"FRHP",
-    b"FHIB",
-    b"SMTB",
-    b"SMLI",
-    b"FSHD",
-    b"FSSE",
-)
-SEALED += (b"EAHD", b"EAIB", b"EASB", b"EADB", b"FAHD", b"FADB")
+SEALED: tuple[bytes, ...] = (b"OHDR", b"OCHK", b"BTHD", b"BTLF", b"BTIN", b"FRHP", b"FHIB", b"SMTB", b"SMLI")
+SEALED += (b"FSHD", b"FSSE", b"EAHD", b"EAIB", b"EASB", b"EADB", b"FAHD", b"FADB")
 UNSEALED = (b"TREE", b"SNOD", b"HEAP", b"GCOL")
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n"
 LONGEST = 1200  # bytes that a checksum of those built here covers
@@ -183,9 +171,7 @@ def shared_messages(random: Random) -> h5py.File:
 def add(file: Any, random: Random) -> None:
     """Up to three kinds of what no file of ours has."""
     for number in range(random.randint(0, 3)):
-        with contextlib.suppress(
-            ValueError, RuntimeError, TypeError, OSError, KeyError
-        ):  # what this version cannot have
+        with contextlib.suppress(Exception):  # what this version of HDF5 cannot have, or what is not there by now
             random.choice(ADDED)(file, random, number)
 
 
