@@ -35,6 +35,7 @@ WHOLE = 8  # exceptions from one fork and store_many to the next, in the long fo
 KEPT = 3  # exceptions, with all that their tracebacks hold
 SECONDS, LONG_SECONDS = 1.0, 20.0
 STEP, STEPS = 0.00013, 40  # seconds until a signal: so many times the step, in turns
+PLACES = WITH_CONTEXTS  # where exceptions are raised: in the package, and in contextlib between two of its functions
 AS_RAISED, SWALLOWED, NOT_MET = "raised as it was", "raised where Python cannot pass it on", "not met"
 
 
@@ -127,7 +128,7 @@ class Scene:
         self.prepare()
         shutil.rmtree(self._root)
         shutil.copytree(self._template, self._root)
-        return moments(partial(self._verb.call, self._store, self._root), True, WITH_CONTEXTS)
+        return moments(partial(self._verb.call, self._store, self._root), True, PLACES)
 
     def interrupted(self, number: int, error: Exception, is_whole: bool) -> str:
         """What comes of an exception at this bytecode, in a line; `is_whole`: all that follows is tried."""
@@ -140,7 +141,7 @@ class Scene:
 
     def _raised(self, number: int, error: Exception) -> str:
         try:
-            self._call(Moment(number, partial(throw, error), True, WITH_CONTEXTS))
+            self._call(Moment(number, partial(throw, error), True, PLACES))
         except BaseException as other:
             return AS_RAISED if other is error else f"came as {type(other).__name__}: {other}, {place_of(error)}"
         if error.__traceback__ is None:
