@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -147,11 +148,14 @@ def of_the_file(read: Callable[[], Any], path: str, what: str, image_id: int | N
     except Exception as error:
         if not _may_be_damage(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # with what they hold of the first attempt
         first = error
     try:
         read()
     except Exception as error:
-        if not _may_be_damage(error):
+        if not (
+            _may_be_damage(error) or isinstance(error, MemoryError)
+        ):  # what the first attempt took may still be held
             raise
         raise CorruptStoreError(path, f"{what}: {first}", image_id) from None
     raise first
