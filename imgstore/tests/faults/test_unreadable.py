@@ -161,6 +161,7 @@ def test_image_in_lost_sectors(store: Store, way: str, device: Sectors) -> None:
 
     def attempt(number: int) -> str:
         reader = imgstore.open_reader(sample.root, verify=False)
+        assert [record(*pair) for pair in reader] == sample.held  # so what lies beside the pixels is at hand
         device.lose(path, number)
         return outcome(sample, partial(read_at, last, way, sample, reader))
 
