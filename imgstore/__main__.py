@@ -154,10 +154,10 @@ def run_convert(options: argparse.Namespace) -> None:
     must_not_lie_in_dest(options, options.source)  # said first: of DEST, it would be other files
     must_be_usable(options.dest)  # before anything is read
     must_be_free(options.dest, options.replace)
-    lock = writing(options.dest)
+    lock = functools.partial(writing, options.dest)
     if is_store(options.dest):
-        with lock:  # already now: if it is SOURCE as well, a single stored once that is open would be lost
-            store(options, contextlib.nullcontext())
+        with lock():  # already now: if it is SOURCE as well, a single stored once that is open would be lost
+            store(options, contextlib.nullcontext)
     else:
         store(options, lock)
 

@@ -149,16 +149,21 @@ def of_the_file(read: Callable[[], Any], path: str, what: str, image_id: int | N
         if not _may_be_damage(error):
             raise
         traceback.clear_frames(error.__traceback__)  # with what they hold of the first attempt
-        first = error
+        if _fails_again(read):
+            raise CorruptStoreError(path, f"{what}: {error}", image_id) from None
+        raise
+
+
+def _fails_again(read: Callable[[], Any]) -> bool:
     try:
         read()
+    except MemoryError:  # what the first attempt took may still be held
+        return True
     except Exception as error:
-        if not (
-            _may_be_damage(error) or isinstance(error, MemoryError)
-        ):  # what the first attempt took may still be held
+        if not _may_be_damage(error):
             raise
-        raise CorruptStoreError(path, f"{what}: {first}", image_id) from None
-    raise first
+        return True
+    return False
 
 
 def _may_be_damage(error: Exception) -> bool:
