@@ -22,6 +22,7 @@ import imgstore
 from imgstore import BACKENDS, shards
 from imgstore.errors import CorruptStoreError
 from imgstore.tests.checks import A_MINUTE, Record, current, record, records
+from imgstore.tests.faults import damage
 from imgstore.tests.faults.children import Raised, forked
 from imgstore.tests.strategies import pixels
 
@@ -84,6 +85,19 @@ def test_a_store_of_singles_travels_without_empty_folders(backend: ModuleType, r
     shutil.make_archive(str(tmp_path / "packed"), "tar", root)
     shutil.unpack_archive(tmp_path / "packed.tar", tmp_path / "unpacked")
     assert read(tmp_path / "unpacked") == held()
+
+
+def test_holes_count_as_data(backend: ModuleType, tmp_path: Path) -> None:
+    """As copies of zeros have them, of the many and of a single."""
+    zeros = np.zeros((2, 6000, 3000), np.uint8)
+    backend.store_many(tmp_path, zeros, [1, 2], durable=False)
+    backend.store_single(tmp_path, zeros[0], 7, 3, durable=False)
+    for path in tmp_path.rglob("imgstore-*/**/*.*"):
+        damage.make_sparse(path)
+    imgstore.verify(tmp_path)
+    for image_id, label in ((0, 1), (1, 2), (7, 3)):
+        image, found = backend.read_single(tmp_path, image_id)
+        assert (image.shape, image.any(), found) == ((6000, 3000), False, label)
 
 
 # a single that is lost

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import re
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import lmdb as py_lmdb
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ from imgstore import lmdb
 from imgstore._checksums import image_checksum
 from imgstore.errors import CorruptStoreError, StoreNotFoundError
 from imgstore.tests.checks import Record, record, records
-from imgstore.tests.faults import damage
+from imgstore.tests.faults import damage, lmdb_pages
 from imgstore.tests.faults.changes import OURS, Store
 from imgstore.tests.faults.damage import CURRENT, READ, REFUSED, Attempt, Changes, Files, Pair, Places, Read, Sample
 from imgstore.tests.faults.tally import Tally
@@ -215,12 +217,25 @@ def test_a_shortage_of_memory_is_no_damage(backend: Any, tmp_path: Path) -> None
 
 
 def test_pages_of_another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """LMDB makes pages as large as those of the machine."""
+    """LMDB makes pages as large as those of the machine, and ours are of 4 KiB mostly: here they have 16."""
     images = [damage.image(number, 0) for number in range(3)]
     lmdb.store_many(tmp_path, images, [1, 2, 3], durable=False)
-    monkeypatch.setattr(lmdb, "_PAGE", 4 * damage.PAGE)
+    path, page = damage.generation_of(tmp_path) / "images.mdb", 1 << 14
+    with (
+        py_lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment,
+        environment.begin() as reading,
+    ):
+        ((key, value),) = reading.cursor()
+    monkeypatch.setattr(lmdb_pages, "PAGE", page)
+    value = value.ljust(page // 2, b"\0")
+    leaf = lmdb_pages.leaf(2, [(int.from_bytes(key, "big"), len(value), 3)])
+    content = (struct.pack("<QHHI", 3, 0, lmdb_pages.OVERFLOW, 1) + value).ljust(page, b"\0")
+    data = b"".join([*(lmdb_pages.meta(number, 1, 3) for number in (0, 1)), leaf, content])
+    damage.lay(tmp_path, {str(path.relative_to(tmp_path)): data})
+    damage.reseal_tree(tmp_path)
     imgstore.verify(tmp_path)
     assert records(*lmdb.read_many(tmp_path)) == records(images, [1, 2, 3])
+    assert record(*lmdb.read_single(tmp_path, 1)) == record(images[1], 2)
 
 
 @pytest.mark.parametrize(("version", "says"), [("2", "409e50d"), ("4", "another version")])
