@@ -89,7 +89,7 @@ def test_a_store_of_singles_travels_without_empty_folders(backend: ModuleType, r
 
 def test_holes_count_as_data(backend: ModuleType, tmp_path: Path) -> None:
     """As copies of zeros have them, of the many and of a single."""
-    zeros = np.zeros((2, 6000, 3000), np.uint8)
+    zeros = np.zeros((2, 6000, 6000), np.uint8)
     backend.store_many(tmp_path, zeros, [1, 2], durable=False)
     backend.store_single(tmp_path, zeros[0], 7, 3, durable=False)
     for path in tmp_path.rglob("imgstore-*/**/*.*"):
@@ -97,7 +97,7 @@ def test_holes_count_as_data(backend: ModuleType, tmp_path: Path) -> None:
     imgstore.verify(tmp_path)
     for image_id, label in ((0, 1), (1, 2), (7, 3)):
         image, found = backend.read_single(tmp_path, image_id)
-        assert (image.shape, image.any(), found) == ((6000, 3000), False, label)
+        assert (image.shape, image.any(), found) == ((6000, 6000), False, label)
 
 
 # a single that is lost
