@@ -76,9 +76,8 @@ def store_rate(cell: Cell, root: str, client: Any = None, plain: bool = False) -
         start = time.monotonic()
         if plain:
             with imgstore.open_reader(cell.stored) as reader:
-                convert(
-                    reader, reader.ids, root, BACKENDS[cell.name].BACKEND, False, lambda pairs, _: pairs, writing(root)
-                )
+                backend, lock = BACKENDS[cell.name].BACKEND, functools.partial(writing, root)
+                convert(reader, reader.ids, root, backend, False, lambda pairs, _: pairs, lock)
         else:
             shards.store(root, parts(cell.stored, STORED_SHARDS), backend=cell.name, client=client)
         best = min(best, time.monotonic() - start)

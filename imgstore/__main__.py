@@ -151,13 +151,13 @@ def run_convert(options: argparse.Namespace) -> None:
         return
     if options.scheduler:
         raise InvalidArgumentError("--scheduler", "only shards are spread over workers; give --shard-images, too")
-    must_lie_apart(options, [os.path.realpath(options.source)])
+    must_not_lie_in_dest(options, options.source)  # said first: of DEST, it would be other files
     must_be_usable(options.dest)  # before anything is read
     must_be_free(options.dest, options.replace)
-    lock = writing(options.dest)
+    lock = functools.partial(writing, options.dest)
     if is_store(options.dest):
-        with lock:  # already now: if it is SOURCE as well, a single stored once that is open would be lost
-            store(options, contextlib.nullcontext())
+        with lock():  # already now: if it is SOURCE as well, a single stored once that is open would be lost
+            store(options, contextlib.nullcontext)
     else:
         store(options, lock)
 
@@ -186,7 +186,7 @@ def conclude(source: Source, last: str, counted: bool = True) -> None:
 def run_convert_to_shards(options: argparse.Namespace) -> None:
     if options.replace:
         raise InvalidArgumentError("--replace", "shards do not take the place of a store; give another DEST")
-    must_lie_apart(options, [os.path.realpath(options.source)])
+    must_not_lie_in_dest(options, options.source)  # said first: of DEST, it would be other files
     must_be_usable(options.dest)  # before anything is read
     shards.must_be_free(options.dest, argument="DEST")
     size = options.shard_images
@@ -265,6 +265,7 @@ def is_missing(error: StoreNotFoundError | SourceError) -> bool:
 
 def opened(options: argparse.Namespace, location: str) -> Source:
     """The images to store."""
+    must_lie_apart(options, [os.path.realpath(location)])
     classes = asked_for(options.classes_from) if options.classes_from else None
     try:
         found = open_source(location, classes=classes, max_pixels=options.max_pixels)
@@ -289,8 +290,13 @@ def must_lie_apart(options: argparse.Namespace, roots: Iterable[str], linked: bo
     for root in (os.path.join(root, "") for root in roots):
         if dest.startswith(root) and (linked or dest != root):
             raise InvalidArgumentError("DEST", f"{options.dest} lies in {options.source}; give a folder elsewhere")
-        if root.startswith(dest) and dest != root:
-            raise InvalidArgumentError("SOURCE", f"{options.source} lies in {options.dest}; give a DEST elsewhere")
+        must_not_lie_in_dest(options, root)
+
+
+def must_not_lie_in_dest(options: argparse.Namespace, root: str) -> None:
+    dest, source = (os.path.join(os.path.realpath(path), "") for path in (options.dest, root))
+    if source.startswith(dest) and dest != source:
+        raise InvalidArgumentError("SOURCE", f"{options.source} lies in {options.dest}; give a DEST elsewhere")
 
 
 def asked_for(location: str) -> list[str]:

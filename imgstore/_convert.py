@@ -18,7 +18,7 @@ from imgstore._images import Array, Labels, block_of_one, checked_integer
 from imgstore._store import Backend, Pair
 from imgstore.errors import CorruptStoreError, InvalidArgumentError
 
-Lock = AbstractContextManager[object]
+Lock = Callable[[], AbstractContextManager[object]]
 Show = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
@@ -36,7 +36,7 @@ def convert(
     other images are read back; and what `store_many` raises.
     """
     write = compared_writer(pairs, ids, backend, show)
-    with lock:
+    with lock():
         must_be_free(root, replace)  # again: now nobody else can make a store there
         replace_generation(root, backend.name, True, write)
 

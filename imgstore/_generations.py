@@ -21,7 +21,9 @@ import os
 import re
 import secrets
 import stat
+import weakref
 from collections.abc import Callable, Iterator
+from io import FileIO
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -159,25 +161,45 @@ def is_store(root: str) -> bool:
     return ours or bool(generations(root))
 
 
-@contextlib.contextmanager
-def writing(root: Root) -> Iterator[str]:
-    """Make `root` where it is missing and hold it as its only writer; else raise StoreBusyError."""
-    path = os.fsdecode(root)
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise InvalidArgumentError("root", f"{path} is a file; give a directory")
-    os.makedirs(path, exist_ok=True)
-    writer = os.getpid()
-    with opened(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreBusyError(path, "another writer is at work; try again when it is done") from None
-        try:
-            yield path
-        finally:
-            # Unlocked by name: a child forked meanwhile holds the same lock open, and must not let go of it itself.
-            if os.getpid() == writer:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+_locks: weakref.WeakSet[FileIO] = weakref.WeakSet()
+
+
+def _close_locks() -> None:
+    """In a forked child, which is not the writer: a lock is held as long as anybody has its file open."""
+    for lock in list(_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_locks)
+
+
+def writing(root: str) -> FileIO:
+    """Make `root` where it is missing and hold it as its only writer until this is closed; else StoreBusyError.
+
+    It is for a `with` statement, and to be bound to no name: then nothing that is raised, at whatever moment, leaves
+    it open.
+    """
+    if os.path.exists(root) and not os.path.isdir(root):
+        raise InvalidArgumentError("root", f"{root} is a file; give a directory")
+    os.makedirs(root, exist_ok=True)
+    return _locked(FileIO(os.path.join(root, "LOCK"), "r+", opener=_open_lock), root)
+
+
+def _open_lock(path: str, flags: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def _locked(lock: FileIO, root: str) -> FileIO:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locks.add(lock)
+        return lock
+    except BlockingIOError:
+        lock.close()
+        raise StoreBusyError(root, "another writer is at work; try again when it is done") from None
+    except BaseException:
+        lock.close()
+        raise
 
 
 def must_be_writer(writer: int, root: str) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -147,14 +148,22 @@ def of_the_file(read: Callable[[], Any], path: str, what: str, image_id: int | N
     except Exception as error:
         if not _may_be_damage(error):
             raise
-        first = error
+        traceback.clear_frames(error.__traceback__)  # with what they hold of the first attempt
+        if _fails_again(read):
+            raise CorruptStoreError(path, f"{what}: {error}", image_id) from None
+        raise
+
+
+def _fails_again(read: Callable[[], Any]) -> bool:
     try:
         read()
+    except MemoryError:  # what the first attempt took may still be held
+        return True
     except Exception as error:
         if not _may_be_damage(error):
             raise
-        raise CorruptStoreError(path, f"{what}: {first}", image_id) from None
-    raise first
+        return True
+    return False
 
 
 def _may_be_damage(error: Exception) -> bool:

@@ -131,7 +131,8 @@ class Backend(ABC):
         if not hasattr(labels, "__len__"):
             raise InvalidArgumentError("labels", "has no length, which gives N; give a list or an array")
         write = self.writer(images, checked_integers(labels, "labels"))
-        with writing(root) as path:
+        path = os.fsdecode(root)
+        with writing(path):
             replace_generation(path, self.name, durable, write)
 
     def writer(self, images: Iterable[Array], labels: Labels, owned: bool = False) -> Callable[[str], dict[str, Any]]:
@@ -175,7 +176,8 @@ class Backend(ABC):
             self.write_singly(generation, block)
             return {"count": 0}
 
-        with writing(root) as path:
+        path = os.fsdecode(root)
+        with writing(path):
             must_be_ours(path)
             if not os.path.lexists(f"{path}/CURRENT"):
                 replace_generation(path, self.name, durable, write_first)

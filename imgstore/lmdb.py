@@ -131,20 +131,21 @@ class _Environment(Mapped):
         self._transaction = environment.begin(buffers=True)
 
     def find(self, image_id: int) -> Place:
-        offset, size = self._value(image_id)
+        key, offset, size = self._value(image_id)
         head = self.file.bytes_at(offset, _HEADER.size)
         if len(head) < _HEADER.size:
             raise self.fault("is in a block that is not there", image_id)
         checksum, first, count, *shape, dtype = _HEADER.unpack(head)
         form = form_of([length for length in shape if length], dtype.rstrip(b"\0").decode("latin-1"))
-        if not form or count > self.count or size != _size(count, form, self._page_bytes):
+        is_block = form and 0 < count <= self.count and key == first + count - 1
+        if not form or not is_block or size != _size(count, form, self._page_bytes):
             raise self.fault("is in no block", image_id)
         beside = self.file.numbers(offset + _HEADER.size, 2 * count)
         at = offset + _HEADER.size + BYTES_BESIDE_PIXELS * count
         return Place(first, form, at, beside[:count], beside[count:].view(np.uint64), checksum)
 
-    def _value(self, image_id: int) -> tuple[int, int]:
-        """Offset and bytes of the value whose key LMDB finds.
+    def _value(self, image_id: int) -> tuple[int, int, int]:
+        """The key that LMDB finds, and offset and bytes of its value.
 
         py-lmdb's own `value` would touch all of it. The entry is read where LMDB found its key: the page that its
         value begins on stands behind it.
@@ -152,12 +153,12 @@ class _Environment(Mapped):
         with self._transaction.cursor() as cursor:
             if not cursor.set_range(_KEY.pack(image_id)):
                 raise self.fault("is in no block", image_id)
-            key = np.frombuffer(cursor.key(), np.uint8).__array_interface__["data"][0]
-            node = np.frombuffer(ctypes.string_at(key - _KEY_AT, NODE.itemsize), NODE)[0]
+            address = np.frombuffer(cursor.key(), np.uint8).__array_interface__["data"][0]
+            node = np.frombuffer(ctypes.string_at(address - _KEY_AT, NODE.itemsize), NODE)[0]
         offset = int(node["page"]) * self._page_bytes
         # LMDB looked at the value's first page, which is a hole here, and takes memory from then on
         _fallocate(self._pages, _PUNCH_HOLE, offset, self._page_bytes)
-        return offset + PAGE_HEADER, int(node["low"]) | int(node["high"]) << 16
+        return int(node["id"]), offset + PAGE_HEADER, int(node["low"]) | int(node["high"]) << 16
 
 
 def _size(count: int, form: Form, page_bytes: int = _PAGE) -> int:

@@ -20,6 +20,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from typing import Any
 
 from imgstore._backends import BACKENDS, backend_of
@@ -191,7 +192,8 @@ def _store_shard(root: str, plan: str, number: int, partition: Partition, backen
     """Have this shard whole: also where another task is storing it, did so before, or was killed while it did."""
     told = {"plan": plan, "shard": number}  # in DESCRIPTION
     _must_be_planned(root, plan)
-    with _writing_next(f"{root}/{shard_name(number)}") as path, _named(path, number):
+    path = f"{root}/{shard_name(number)}"
+    with _writing_next(path), _named(path, number):
         _must_be_planned(root, plan)  # again: during the wait another run may have begun here
         if whole := _stored_before(path, told):
             return whole
@@ -227,21 +229,17 @@ def _must_be_planned(root: str, plan: str) -> None:
         raise InvalidArgumentError("root", message)
 
 
-@contextlib.contextmanager
-def _writing_next(path: str) -> Iterator[str]:
+def _writing_next(path: str) -> FileIO:
     """As `writing`, once no other task is at work there."""
     told = False
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                root = stack.enter_context(writing(path))
-                break
-            except StoreBusyError as error:
-                if not told:
-                    _log.warning("%s; waiting", error)
-                told = True
-                time.sleep(_WAIT)
-        yield root
+    while True:
+        try:
+            return writing(path)
+        except StoreBusyError as error:
+            if not told:
+                _log.warning("%s; waiting", error)
+            told = True
+            time.sleep(_WAIT)
 
 
 def _stored_before(path: str, told: dict[str, Any]) -> Shard | None:

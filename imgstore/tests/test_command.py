@@ -345,7 +345,9 @@ def test_a_dest_without_permission_is_refused(
 def test_an_empty_folder_and_one_of_a_killed_writer_are_taken(photos: Path, dest: Path, run: Run) -> None:
     dest.mkdir()
     assert run("convert", photos, dest, "--backend=lmdb").status == 0
-    (dest / "CURRENT").rename(dest / ".CURRENT.imgstore-new")  # as if the writer had been killed before it named its generation
+    (dest / "CURRENT").rename(
+        dest / ".CURRENT.imgstore-new"
+    )  # as if the writer had been killed before it named its generation
     assert run("convert", photos, dest, "--backend=lmdb").status == 0
     assert len(held(dest)) == 4
 

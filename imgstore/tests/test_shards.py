@@ -643,9 +643,13 @@ def test_a_task_of_a_run_that_was_given_up_stores_nothing(tmp_path: Path, monkey
 
     refuses(pairs)
     plan_of(tmp_path)
-    given, locked = Failing(0), writing(tmp_path / "shard-000000")
-    locked.__enter__()
-    monkeypatch.setattr("imgstore.shards.time.sleep", lambda seconds: (locked.__exit__(None, None, None), begin())[0])
+    given, locked = Failing(0), writing(str(tmp_path / "shard-000000"))
+
+    def wait(seconds: float) -> None:
+        locked.close()
+        begin()
+
+    monkeypatch.setattr("imgstore.shards.time.sleep", wait)
     refuses(given)
     assert given.drawn == 0
 

@@ -250,7 +250,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_shard_twice(tmp_path: Path) -> No
             (path,) = until(lambda: set(tmp_path.glob("*.pid")) - seen)
             seen.add(path)
             assert list(root.glob("shard-000001/imgstore-*")) and not (root / "shard-000001/CURRENT").exists()
-            with writing(root / "shard-000000"):
+            with writing(str(root / "shard-000000")):
                 cluster.kill(int(path.stem))
                 cluster.start_worker()
                 until(lambda: set(tmp_path.glob("*.pid")) - seen)
@@ -336,7 +336,7 @@ def test_the_disk_is_full(cluster: Cluster, tmp_path: Path) -> None:
 def busy(root: Path) -> bool:
     """Whether a task is still at work there."""
     try:
-        with writing(root):
+        with writing(str(root)):
             return False
     except StoreBusyError:
         return True

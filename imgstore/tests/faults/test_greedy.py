@@ -97,10 +97,10 @@ DESCRIPTIONS: dict[str, Make] = {
 }
 
 
-@ours
 @pytest.mark.parametrize("name", DESCRIPTIONS)
-def test_descriptions(store: Store, name: str, root: Path) -> None:
-    DESCRIPTIONS[name](store, root)
+def test_descriptions(name: str, root: Path) -> None:
+    """Which are read before any backend has a say."""
+    DESCRIPTIONS[name](HDF5, root)
     assert not costs(root)
 
 
@@ -138,11 +138,10 @@ def test_a_hole_at_the_end(store: Store, part: str, root: Path) -> None:
     assert not costs(root, IMAGES[0].nbytes)
 
 
-@ours
 @pytest.mark.parametrize("size", [1 << 40, 200 << 20])
 @pytest.mark.parametrize("name", ["CURRENT", "LOCK", "SINGLES"])
-def test_a_hole_in_a_small_file(store: Store, name: str, size: int, root: Path) -> None:
-    generation = honest(store, root)
+def test_a_hole_in_a_small_file(name: str, size: int, root: Path) -> None:
+    generation = honest(LMDB, root)
     os.truncate(generation / name if name == "SINGLES" else root / name, size)
     assert not costs(root, IMAGES[0].nbytes)
 
@@ -187,10 +186,9 @@ def test_one_large_block(store: Store, root: Path) -> None:
 # lists
 
 
-@ours
-def test_a_list_of_singles_that_are_not_there(store: Store, root: Path) -> None:
+def test_a_list_of_singles_that_are_not_there(root: Path) -> None:
     """300,000 of them."""
-    generation = honest(store, root)
+    generation = honest(LMDB, root)
     (generation / "SINGLES").write_bytes(damage.listed(range(1000, 301_000)))
     assert not costs(root, IMAGES[0].nbytes, honest=10)
 
