@@ -94,7 +94,7 @@ class Mapped(Many):
         if self.form is None:
             return self._read_at(self.place(image_id), image_id)
         number, row = divmod(image_id - self.first, self.per_block)
-        met = self.met
+        met = self._met or self.met
         slot = met.slots.item(number)
         if not slot:
             place = self.place(image_id)
@@ -103,15 +103,16 @@ class Mapped(Many):
             return self._read_at(place, image_id)
         image = np.empty(*self.form)
         self.file.fill(image, met.offsets.item(slot) + row * image.nbytes)
-        return self._checked(image, image_id, met.labels.item(slot, row), met.checksums.item(slot, row))
+        label = met.labels.item(slot, row)
+        if self.verify and image_checksum(image, image_id, label) != met.checksums.item(slot, row):
+            raise self.fault("does not match its checksum", image_id)
+        return image, label
 
     def _read_at(self, place: Place, image_id: int) -> Pair:
         image, row = np.empty(*place.form), image_id - place.first
         self.file.fill(image, place.offset + row * image.nbytes)
-        return self._checked(image, image_id, int(place.labels[row]), int(place.checksums[row]))
-
-    def _checked(self, image: Array, image_id: int, label: int, checksum: int) -> Pair:
-        if self.verify and image_checksum(image, image_id, label) != checksum:
+        label = int(place.labels[row])
+        if self.verify and image_checksum(image, image_id, label) != int(place.checksums[row]):
             raise self.fault("does not match its checksum", image_id)
         return image, label
 
@@ -133,13 +134,15 @@ class Mapped(Many):
             offsets, labels, checksums = map(np.concatenate, zip(*parts, strict=True))
             return offsets, labels, checksums
         numbers, rows = np.divmod(ids - self.first, self.per_block)
-        slots = met.slots[numbers]
+        slots = met.slots.take(numbers)
         if not slots.all():
             if not self.meet(met, ids[slots == 0]):
                 self._met = None
                 return self.beside(ids)
-            slots = met.slots[numbers]
-        return met.offsets[slots] + rows * image_bytes(self.form), met.labels[slots, rows], met.checksums[slots, rows]
+            slots = met.slots.take(numbers)
+        places = slots * np.int64(self.per_block) + rows
+        offsets = met.offsets.take(slots) + rows * image_bytes(self.form)
+        return offsets, met.labels.reshape(-1).take(places), met.checksums.reshape(-1).take(places)
 
     def meet(self, met: Met, ids: Labels) -> bool:
         """Whether there was room to keep the blocks of these images."""

@@ -1,9 +1,10 @@
 """Reads of a store's file that end in an error, never in the end of the process.
 
 A page of a memory map that the disk cannot give, or that was cut off the file, is a signal: SIGBUS. A system call
-gives an error instead. So nothing is read by touching a map. One place is read with `preadv`; many at once with
-`process_vm_readv` on the map of this very process, a third faster. Where that is forbidden, or the file cannot be
-mapped, each place is read with `preadv`.
+gives an error instead. So nothing is read by touching a map. One place is read with `preadv`. Many small ones are
+gathered at once: `pwritev` writes them from the map into a file in memory, from which they are copied. Of 256 images
+of 3 KB that took 0.22 ms, `process_vm_readv` 0.31, a `preadv` each 0.5, NumPy from the map 0.09. Where that cannot be
+done, each place is read with `preadv`.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import os
 import traceback
 import weakref
 from collections.abc import Callable
+from io import FileIO
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,28 @@ from imgstore._images import Array, Form, Labels
 from imgstore.errors import CorruptStoreError, ImgstoreError
 
 _MOST_PLACES = 1024  # of one call: IOV_MAX
+_SCRATCH_BYTES = 1 << 20
+_LARGE = 1 << 16  # bytes of a place that is read faster on its own
 _SYSTEM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # errors of the machine, not of a file
 
 _LIBRARIES = frozenset({"builtins", "struct", "zlib", "numpy", "PIL", "lmdb"})  # whose exceptions tell of damage
 
-_process_vm_readv = ctypes.CDLL(None).process_vm_readv
-_process_vm_readv.argtypes = [ctypes.c_int, *2 * (ctypes.c_void_p, ctypes.c_ulong), ctypes.c_ulong]
-_process_vm_readv.restype = ctypes.c_ssize_t
+_pwritev = ctypes.CDLL(None).pwritev
+_pwritev.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_long]
+_pwritev.restype = ctypes.c_ssize_t
+
+
+class _Scratch:
+    """A file in memory, and its map."""
+
+    def __init__(self) -> None:
+        self.file = FileIO(os.memfd_create("imgstore"), "r+")
+        self.file.truncate(_SCRATCH_BYTES)
+        self.memory = np.frombuffer(mmap.mmap(self.file.fileno(), _SCRATCH_BYTES), np.uint8)
+
+
+_idle: list[_Scratch] = []
+os.register_at_fork(after_in_child=_idle.clear)  # else parent and child would write to the same ones
 
 
 class File:
@@ -60,10 +77,10 @@ class File:
             return 0, None
         return int(memory.ctypes.data), memory
 
-    def fill(self, array: Array, offset: int) -> None:
+    def fill(self, array: Any, offset: int) -> None:
         """Fill a C-contiguous array with the bytes from `offset` on. Raises OSError, CorruptStoreError."""
         try:
-            read = os.preadv(self.descriptor, (array.data,), offset)
+            read = os.preadv(self.descriptor, (array,), offset)
             if read != array.nbytes:  # the system reads at most 2 GiB at once
                 self._fill_rest(array, offset, read)
         except OSError as error:
@@ -121,17 +138,24 @@ def gather(addresses: Labels | None, images: Array, fill: Callable[[int], None])
 def _gathered(addresses: Labels, images: Array) -> int:
     """How many rows, from the first on, could be copied."""
     row_bytes = images[:1].nbytes
+    if row_bytes > _LARGE:
+        return 0
+    try:
+        scratch = _idle.pop()
+    except IndexError:
+        scratch = _Scratch()
     places = np.empty((len(images), 2), np.int64)
     places[:, 0], places[:, 1] = addresses, row_bytes
-    here, process = np.array([images.ctypes.data, images.nbytes]), os.getpid()
-    done, at = 0, places.ctypes.data
+    bytes_of, descriptor, done = images.reshape(-1).view(np.uint8), scratch.file.fileno(), 0
     while done < len(images):
-        count = min(_MOST_PLACES, len(images) - done)
-        here[:] = images.ctypes.data + done * row_bytes, count * row_bytes
-        read = _process_vm_readv(process, here.ctypes.data, 1, at + 16 * done, count, 0)
-        done += max(read, 0) // row_bytes
-        if read != count * row_bytes:
+        count = min(_MOST_PLACES, _SCRATCH_BYTES // row_bytes, len(images) - done)
+        written = _pwritev(descriptor, places.ctypes.data + 16 * done, count, 0)
+        rows = max(written, 0) // row_bytes
+        bytes_of[done * row_bytes : (done + rows) * row_bytes] = scratch.memory[: rows * row_bytes]
+        done += rows
+        if rows < count:
             break
+    _idle.append(scratch)
     return done
 
 

@@ -312,6 +312,8 @@ class Reader(Sequence[Pair]):
         return self._read_these(self._open(), checked_integers(list(image_ids) if lazy else image_ids, "image_ids"))
 
     def _read_these(self, many: Many, ids: Labels) -> tuple[Array | list[Array], Labels]:
+        if not self._singles.size and many.form and len(ids) and 0 <= ids.min() and ids.max() < many.count:
+            return many.gather(ids)  # as most are
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
             raise ImageNotFoundError(int(missing), self.generation.root)
@@ -371,6 +373,9 @@ class Reader(Sequence[Pair]):
         return self._open().count + len(self._added)
 
     def __getitem__(self, position: int) -> Pair:  # type: ignore[override]  # no slices
+        many = self._many
+        if many and type(position) is int and 0 <= position < many.count and not self._replaced:  # as most are
+            return many.read(position)
         return self._read(self._open(), position)
 
     def __getitems__(self, positions: Iterable[int]) -> list[Pair]:
