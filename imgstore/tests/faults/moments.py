@@ -3,8 +3,9 @@
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import imgstore
@@ -49,8 +50,25 @@ class Moment:
         return self._in_frame
 
 
-def moments(call: Callable[[], object], bytecodes: bool = False, places: tuple[str, ...] = PACKAGE) -> int:
-    """How many there are in a call."""
-    with Moment(sys.maxsize, bool, bytecodes, places) as counted:
+def moments(call: Callable[[], object]) -> int:
+    """How many lines there are in a call."""
+    with Moment(sys.maxsize, bool) as counted:
         call()
     return counted.passed
+
+
+class Bytecodes(Moment):
+    """Notes the numbers under which each bytecode is met, the first few of them."""
+
+    def __init__(self, places: tuple[str, ...], most: int) -> None:
+        super().__init__(sys.maxsize, bool, True, places)
+        self.numbers: list[int] = []
+        self._most, self._met = most, Counter[tuple[CodeType, int]]()
+
+    def _in_frame(self, frame: FrameType, event: str, argument: object) -> Any:
+        super()._in_frame(frame, event, argument)
+        if event == "opcode":
+            self._met[frame.f_code, frame.f_lasti] += 1
+            if self._met[frame.f_code, frame.f_lasti] <= self._most:
+                self.numbers.append(self.passed)
+        return self._in_frame

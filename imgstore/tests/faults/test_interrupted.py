@@ -24,13 +24,14 @@ from imgstore.tests.checks import record, records
 from imgstore.tests.faults.changes import State, Store, found, ours, pictures
 from imgstore.tests.faults.children import forked
 from imgstore.tests.faults.damage import in_children
-from imgstore.tests.faults.moments import WITH_CONTEXTS, Moment, moments
+from imgstore.tests.faults.moments import WITH_CONTEXTS, Bytecodes, Moment
 from imgstore.tests.faults.tally import Tally, Tries
 
 SIDE = 8
 FAULT = "exceptions at every bytecode"
 TRIES = Tries(0, 7, 0, 0)  # of each call, in the short form
 HANGS = 20  # seconds after which a child or a thread is taken to hang
+REPEATS = 1  # of a bytecode that a call meets again and again
 WHOLE = 8  # exceptions from one fork and store_many to the next, in the long form: what a lock's holder lost stays lost
 KEPT = 3  # exceptions, with all that their tracebacks hold
 SECONDS, LONG_SECONDS = 1.0, 20.0
@@ -123,12 +124,12 @@ class Scene:
         sys.unraisablehook = lambda told: self._unraisable.append(told.exc_value)
         self._call()  # what is kept for the next call is made
 
-    def count(self) -> int:
-        """The bytecodes that the call meets."""
+    def bytecodes(self) -> list[int]:
+        """The numbers of those that the call meets, each the first few times."""
         self.prepare()
-        shutil.rmtree(self._root)
-        shutil.copytree(self._template, self._root)
-        return moments(partial(self._verb.call, self._store, self._root), True, PLACES)
+        met = Bytecodes(PLACES, REPEATS)
+        self._call(met)
+        return met.numbers
 
     def interrupted(self, number: int, error: Exception, is_whole: bool) -> str:
         """What comes of an exception at this bytecode, in a line; `is_whole`: all that follows is tried."""
@@ -212,16 +213,16 @@ def test_exception_at_a_bytecode(
     store: Store, name: str, in_memory: Path, tally: Tally, is_long: bool, random: np.random.Generator
 ) -> None:
     scene = Scene(store, VERBS[name], in_memory)
-    count = forked(scene.count)
-    assert isinstance(count, int), count
-    numbers = range(1, count + 1) if is_long else random.choice(count, TRIES.short, replace=False) + 1
+    met = forked(scene.bytecodes)
+    assert isinstance(met, list), met
+    numbers = met if is_long else random.choice(met, TRIES.short, replace=False)
     tries = [(int(number), KINDS[random.integers(len(KINDS))]) for number in numbers]
     wrong = []
     came = in_children(partial(attempts, scene, tries, WHOLE if is_long else 1), len(tries))
     for (number, kind), outcome in zip(tries, came, strict=True):
         tally.add(FAULT, store, outcome if outcome in (AS_RAISED, SWALLOWED, NOT_MET) else "WRONG")
         if outcome not in (AS_RAISED, SWALLOWED, NOT_MET):
-            wrong.append(f"{kind.__name__} at bytecode {number} of {count}: {outcome}")
+            wrong.append(f"{kind.__name__} at bytecode {number} of {met[-1]}: {outcome}")
     assert not wrong, f"{len(wrong)} of {len(tries)}, among them {wrong[:10]}"
 
 
