@@ -130,7 +130,9 @@ def survival(read: Read) -> str:
         return REFUSED
     except Exception as error:
         return f"raised {type(error).__name__}, without verify: {error}"
-    return READ if sizes and max(sizes) < LARGEST else "of no plausible size, without verify"
+    if not sizes:
+        return "read nothing, without verify"
+    return READ if max(sizes) < LARGEST else "of no plausible size, without verify"
 
 
 def files_of(root: Path) -> Files:

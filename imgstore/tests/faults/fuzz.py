@@ -32,7 +32,13 @@ SEALED, FORMAT, SHARDS, SINGLES = "bytes, sealed", "format", "SHARDS", "SINGLES"
 STRUCTURES = {FORMAT: 10, DESCRIPTION: 2, damage.CURRENT: 1, SINGLES: 1, SHARDS: 2}  # how often each
 REFUSALS = CorruptStoreError, StoreNotFoundError, StoreReplacedError
 # of a DESCRIPTION that may tell of fewer images than there are
-FORGEABLE = "read something else", "raised ImageNotFoundError", "raised KeyError", "refused, but not by verify"
+FORGEABLE = (
+    "read something else",
+    "read nothing",
+    "raised ImageNotFoundError",
+    "raised KeyError",
+    "refused, but not by verify",
+)
 WIDE = damage.Contents(1, damage.SINGLE_BLOCKS, [], 200)  # more blocks than a page of LMDB's tree has room for
 SHOWN = 3  # cases of a kind
 AT_ONCE = 1000  # cases between two looks at the clock

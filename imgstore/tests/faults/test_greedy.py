@@ -19,6 +19,7 @@ from imgstore.errors import CorruptStoreError
 from imgstore.tests.checks import record
 from imgstore.tests.faults import damage, greedy, lmdb_pages
 from imgstore.tests.faults.changes import OURS, Store, ours
+from imgstore.tests.faults.children import forked
 from imgstore.tests.faults.damage import PAGE
 from imgstore.tests.strategies import pixels
 
@@ -284,7 +285,7 @@ def test_a_tree_whose_branches_share_pages(part: str, levels: int, children: int
     generation = honest(LMDB, root)
     data = shared_branches(levels, children)
     (generation / ("images.mdb" if part == "many" else "singles/00000003.mdb")).write_bytes(data)
-    damage.reseal_tree(root)
+    assert forked(partial(damage.reseal_tree, root)) is None  # it walks the tree, too
     verbs = dict(greedy.VERBS) | {"read the single": partial(read_single, LMDB)}
     assert not costs(root, IMAGES[0].nbytes, verbs=verbs)
 
