@@ -312,7 +312,7 @@ class Reader(Sequence[Pair]):
         return self._read_these(self._open(), checked_integers(list(image_ids) if lazy else image_ids, "image_ids"))
 
     def _read_these(self, many: Many, ids: Labels) -> tuple[Array | list[Array], Labels]:
-        if not self._singles.size and many.form and len(ids) and 0 <= ids.min() and ids.max() < many.count:
+        if not self._singles.size and many.form and len(ids) and ids.min() >= 0 and ids.max() < many.count:
             return many.gather(ids)  # as most are
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:

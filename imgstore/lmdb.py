@@ -21,6 +21,7 @@ nothing that a fork could harm.
 import collections
 import ctypes
 import errno
+import functools
 import os
 import struct
 import sys
@@ -35,7 +36,7 @@ import xxhash
 from imgstore._files import NewFile, memory_file, new_file
 from imgstore._generations import Generation
 from imgstore._images import BYTES_BESIDE_PIXELS, Block, Form, form_of, image_bytes
-from imgstore._lmdb_tree import NODE, PAGE_HEADER, tree
+from imgstore._lmdb_tree import PAGE_HEADER, tree
 from imgstore._mapped import SINGLE, Mapped, Place, checksums_of
 from imgstore._reading import File, of_the_file
 from imgstore._store import Backend, Contents, Many
@@ -51,7 +52,8 @@ _LARGEST_IMAGE = 2**32 - (1 << 20)
 _ENGINE = 0  # LMDB 0.9, whose pages `_lmdb_tree` knows
 _LARGEST_PAGE = 1 << 15
 _PAGE = min(os.sysconf("SC_PAGE_SIZE"), _LARGEST_PAGE)
-_KEY_AT = NODE.fields["id"][1]  # type: ignore[index]
+_ENTRY, _KEY_AT = struct.Struct("<HH4x8sQ"), 8  # of a leaf: `NODE`
+_MOST_LOOKED_AT = 1024  # pages
 _PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 _fallocate = ctypes.CDLL(None).fallocate
@@ -111,6 +113,7 @@ class _Environment(Mapped):
 
     def __init__(self, path: str, first: int, contents: Contents, verify: bool, expected: object) -> None:
         super().__init__(path, first, contents, verify)
+        self._looked_at = list[int]()
         if self.count * (BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > self.file.size:
             raise CorruptStoreError(path, f"is too short for {self.count} images")
         of_the_file(lambda: self._open(expected), path, "is not the LMDB file that was stored")
@@ -136,7 +139,7 @@ class _Environment(Mapped):
         if len(head) < _HEADER.size:
             raise self.fault("is in a block that is not there", image_id)
         checksum, first, count, *shape, dtype = _HEADER.unpack(head)
-        form = form_of([length for length in shape if length], dtype.rstrip(b"\0").decode("latin-1"))
+        form = _form(tuple(shape), dtype)
         is_block = form and 0 < count <= self.count and key == first + count - 1
         if not form or not is_block or size != _size(count, form, self._page_bytes):
             raise self.fault("is in no block", image_id)
@@ -153,12 +156,24 @@ class _Environment(Mapped):
         with self._transaction.cursor() as cursor:
             if not cursor.set_range(_KEY.pack(image_id)):
                 raise self.fault("is in no block", image_id)
-            address = np.frombuffer(cursor.key(), np.uint8).__array_interface__["data"][0]
-            node = np.frombuffer(ctypes.string_at(address - _KEY_AT, NODE.itemsize), NODE)[0]
-        offset = int(node["page"]) * self._page_bytes
-        # LMDB looked at the value's first page, which is a hole here, and takes memory from then on
-        _fallocate(self._pages, _PUNCH_HOLE, offset, self._page_bytes)
-        return int(node["id"]), offset + PAGE_HEADER, int(node["low"]) | int(node["high"]) << 16
+            entry = np.frombuffer(cursor.key(), np.uint8).ctypes.data - _KEY_AT
+            low, high, key, page = _ENTRY.unpack(ctypes.string_at(entry, _ENTRY.size))
+        offset = page * self._page_bytes
+        self._forget(offset)
+        return int.from_bytes(key, "big"), offset + PAGE_HEADER, low | high << 16
+
+    def _forget(self, offset: int) -> None:
+        """Give the memory of pages back: LMDB looked at this value's first page, which is a hole where it looks."""
+        self._looked_at.append(offset)
+        if len(self._looked_at) >= _MOST_LOOKED_AT:
+            looked_at, self._looked_at = self._looked_at, []
+            for each in looked_at:
+                _fallocate(self._pages, _PUNCH_HOLE, each, self._page_bytes)
+
+
+@functools.lru_cache(maxsize=256)
+def _form(shape: tuple[int, ...], dtype: bytes) -> Form | None:
+    return form_of([length for length in shape if length], dtype.rstrip(b"\0").decode("latin-1"))
 
 
 def _size(count: int, form: Form, page_bytes: int = _PAGE) -> int:
