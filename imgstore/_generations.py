@@ -182,23 +182,24 @@ def writing(root: str) -> FileIO:
     if os.path.exists(root) and not os.path.isdir(root):
         raise InvalidArgumentError("root", f"{root} is a file; give a directory")
     os.makedirs(root, exist_ok=True)
-    return _locked(FileIO(os.path.join(root, "LOCK"), "r+", opener=_open_lock), root)
+    return _locked([FileIO(os.path.join(root, "LOCK"), "r+", opener=_open_lock)], root)
 
 
 def _open_lock(path: str, flags: int) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def _locked(lock: FileIO, root: str) -> FileIO:
+def _locked(held: list[FileIO], root: str) -> FileIO:
+    """The file that is held, locked: taken out, so that a traceback of this function does not hold it."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _locks.add(lock)
-        return lock
+        fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locks.add(held[0])
+        return held.pop()
     except BlockingIOError:
-        lock.close()
+        held.pop().close()
         raise StoreBusyError(root, "another writer is at work; try again when it is done") from None
     except BaseException:
-        lock.close()
+        held.pop().close()
         raise
 
 
