@@ -122,20 +122,22 @@ def replace_file(path: str, new: str, durable: bool, write: Callable[[NewFile], 
 
 
 @contextlib.contextmanager
-def memory_file(size: int, pieces: Iterable[tuple[int, bytes]]) -> Iterator[NewFile]:
+def memory_file(of: str, size: int, pieces: Iterable[tuple[int, bytes]]) -> Iterator[NewFile]:
     """A file in memory that holds only these pieces at their offsets, for a library to open by its path.
 
     So the library sees nothing that was not looked at, and no disk can fail it. Where there is no /proc, it is a
-    temporary file.
+    temporary file. `of`: what errors name.
     """
-    descriptor, path = os.memfd_create("imgstore"), ""
-    if not os.path.exists(_name_in_proc(descriptor)):
-        os.close(descriptor)
-        descriptor, path = tempfile.mkstemp(prefix="imgstore-")
+    with naming(of):
+        descriptor, path = os.memfd_create("imgstore"), ""
+        if not os.path.exists(_name_in_proc(descriptor)):
+            os.close(descriptor)
+            descriptor, path = tempfile.mkstemp(prefix="imgstore-")
     try:
-        os.ftruncate(descriptor, size)
-        for offset, content in pieces:
-            os.pwrite(descriptor, content, offset)
+        with naming(of):
+            os.ftruncate(descriptor, size)
+            for offset, content in pieces:
+                os.pwrite(descriptor, content, offset)
         yield NewFile(path or _name_in_proc(descriptor), descriptor)
     finally:
         os.close(descriptor)

@@ -100,7 +100,7 @@ class Generation(NamedTuple):
 
     def is_listed(self, image_id: int) -> bool:
         """Whether an image of this id was stored singly, though its file may be lost."""
-        return bool((_listed(self.path("SINGLES")) == image_id).any())
+        return any((ids == image_id).any() for ids in _parts_listed(self.path("SINGLES")))
 
     def _there(self, suffix: str) -> Labels:
         folder = self.path("singles")
@@ -192,14 +192,15 @@ def _open_lock(path: str, flags: int) -> int:
 def _locked(held: list[FileIO], root: str) -> FileIO:
     """The file that is held, locked: taken out, so that a traceback of this function does not hold it."""
     try:
+        _locks.add(held[0])  # before it is locked: a child that is forked closes it
         fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _locks.add(held[0])
         return held.pop()
     except BlockingIOError:
         held.pop().close()
         raise StoreBusyError(root, "another writer is at work; try again when it is done") from None
     except BaseException:
-        held.pop().close()
+        for lock in held:
+            lock.close()
         raise
 
 
@@ -237,7 +238,8 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
         if os.getpid() == writer and _live_name(root) != name:
             _remove_generation(path)
         raise
-    _remove_generations(root, name)
+    with passing_over_errors():
+        _remove_generations(root, name)
 
 
 def sharded(root: str) -> str | None:
@@ -269,40 +271,57 @@ def replace_single(
     is_first, writer = not os.path.isdir(folder), os.getpid()
     if is_first:
         os.mkdir(folder)
-    is_new = not os.path.lexists(path)
+    must_be_listed = not os.path.lexists(path) or not generation.is_listed(image_id)
     try:
         if durable:
             sync_folder_once(os.path.realpath(generation.path()), os.lstat(folder).st_ino)
-        replace_file(path, f"{folder}/.new", durable, write)
+        with listing(generation.path(), image_id) if must_be_listed else contextlib.nullcontext():
+            replace_file(path, f"{folder}/.new", durable, write)
+            if durable:
+                with _confirming(path):
+                    sync_folder(folder)
     except BaseException:
         if is_first and os.getpid() == writer:
+            sync_folder_once.cache_clear()  # a folder that is made again may have the same number
             with passing_over_errors():
                 os.rmdir(folder)
         raise
-    if durable:
-        with _confirming(path):
-            sync_folder(folder)
-    if is_new:
-        list_single(generation.path(), image_id)
 
 
-def list_single(generation: str, image_id: int) -> None:
-    """Add the id of a single to SINGLES."""
-    record = np.array([(image_id, 0)], _SINGLE)
+@contextlib.contextmanager
+def listing(generation: str, image_id: int) -> Iterator[None]:
+    """Add the id of a single to SINGLES when it is in place; the room for it is made before."""
+    record, path = np.array([(image_id, 0)], _SINGLE), f"{generation}/SINGLES"
     record["check"] = _checks(record["id"])
-    with opened(f"{generation}/SINGLES", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW) as descriptor:
-        NewFile(generation, descriptor).write(record.tobytes())
+    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
+        end = os.fstat(descriptor).st_size // record.nbytes * record.nbytes  # without what is left of half a record
+        if end >= _LARGEST_SINGLES:
+            message = (
+                f"{generation} holds {end // record.nbytes} images that were stored singly; store all with store_many"
+            )
+            raise InvalidArgumentError("image_id", message)
+        file, writer = NewFile(path, descriptor), os.getpid()
+        try:
+            file.write_at(end, bytes(record.nbytes))
+            yield
+        except BaseException:
+            if os.getpid() == writer:
+                with passing_over_errors():
+                    os.ftruncate(descriptor, end)
+            raise
+        file.write_at(end, record.tobytes())
 
 
 def _listed(path: str) -> Labels:
     """The ids in SINGLES; what is no record is passed over, as a power cut may leave it."""
-    ids = [np.empty(0, np.int64)]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *_parts_listed(path)]))
+
+
+def _parts_listed(path: str) -> Iterator[Labels]:
     with contextlib.suppress(FileNotFoundError):
         for part in read_parts(path, _LARGEST_SINGLES, _PART):
             records = np.frombuffer(part, _SINGLE, len(part) // _SINGLE.itemsize)
-            whole = (records["check"] == _checks(records["id"])) & (records["id"] >= 0)
-            ids.append(records["id"][whole])
-    return np.unique(np.concatenate(ids))
+            yield records["id"][(records["check"] == _checks(records["id"])) & (records["id"] >= 0)]
 
 
 def _checks(ids: Any) -> Any:

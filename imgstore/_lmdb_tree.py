@@ -18,7 +18,7 @@ NODE = np.dtype([("low", "<u2"), ("high", "<u2"), ("flags", "<u2"), ("key", "<u2
 _META = struct.Struct("<QHHIII2Q" + 2 * "IHH5Q" + "QQ")  # up to the number of its transaction
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _USUAL_FLAGS = 0x4008  # MDB_NOSUBDIR, and MDB_INTEGERKEY of the free pages' keys
-_BRANCH_NODE = 16
+_BRANCH_NODE, _NODE_HEAD = 16, 8
 _BRANCH, _LEAF, _META_PAGE, _BIG = 1, 2, 8, 1
 _NO_PAGE = 2**64 - 1
 _MOST_DEPTH = 16
@@ -77,18 +77,20 @@ def tree(file: File, digest: Any) -> Iterator[Piece]:
 
 def _walk(file: File, meta: _Meta) -> Iterator[tuple[int, bytes]]:
     """The meta pages, and all from the root on, by number."""
-    waiting, seen = [meta.root, 1, 0], {meta.root}
+    waiting, seen = [(meta.root, 1), (1, 0), (0, 0)], {meta.root}
     while waiting:
-        number = waiting.pop()
+        number, depth = waiting.pop()
         page = file.bytes_at(number * meta.page_bytes, meta.page_bytes)
         if len(page) < meta.page_bytes:
             raise ValueError("a page of its tree is not there")
         below = _children(page, number, meta.last) if number > 1 else []
+        if number > 1 and (depth == meta.depth) == bool(below):
+            raise ValueError("its leaves do not all lie as deep as it tells")
         if not seen.isdisjoint(below) or (len(seen) + len(below)) * meta.page_bytes > LARGEST_TREE:
             raise ValueError("its tree has more pages than it can")
         yield number, page
         seen.update(below)
-        waiting += below
+        waiting += ((page, depth + 1) for page in below)
 
 
 def _children(page: bytes, number: int, last: int) -> list[int]:
@@ -99,7 +101,7 @@ def _children(page: bytes, number: int, last: int) -> list[int]:
     places = np.frombuffer(page, "<u2", (lower - PAGE_HEADER) // 2, PAGE_HEADER).astype(np.int64)
     # padded, as the last entry of a branch is shorter than one of a leaf
     padded = np.frombuffer(page + bytes(NODE.itemsize), np.uint8)
-    if (places < upper).any() or (places > len(page)).any() or (places % 2).any():
+    if (places < upper).any() or (places > len(page) - _NODE_HEAD).any() or (places % 2).any():
         raise ValueError(f"page {number} has entries outside of it")
     nodes = padded[places[:, np.newaxis] + np.arange(NODE.itemsize)].view(NODE)[:, 0]
     first = 1 if flags == _BRANCH and nodes[0]["key"] == 0 else 0  # that of a branch may have no key

@@ -86,9 +86,14 @@ class Mapped(Many):
         if self.form and (self.form != found.form or (first, last) != self.bounds(image_id)):
             raise self.fault("is in a block that is not of the form and size that DESCRIPTION tells", image_id)
         size = len(found.labels) * image_bytes(found.form)
-        if not is_block(len(found.labels), found.form) or not 0 <= found.offset <= self.file.size - size:
-            raise self.fault("is in a block that is too large, or lies outside the file", image_id)
+        if not 0 <= found.offset <= self.file.size - size:
+            raise self.fault("is in a block that lies outside the file", image_id)
         return found
+
+    def must_be_block(self, count: int, form: Form, image_id: int) -> None:
+        """Raise CorruptStoreError for more than a block holds, before anything beside its pixels is read."""
+        if not is_block(count, form):
+            raise self.fault("is in a block that is too large", image_id)
 
     def read(self, image_id: int) -> Pair:
         if self.form is None:

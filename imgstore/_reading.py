@@ -7,8 +7,8 @@ of 3 KB that took 0.22 ms, `process_vm_readv` 0.31, a `preadv` each 0.5, NumPy f
 done, each place is read with `preadv`.
 """
 
+import contextlib
 import ctypes
-import errno
 import mmap
 import os
 import traceback
@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from imgstore._files import open_file
+from imgstore._files import open_file, passing_over_errors
 from imgstore._images import Array, Form, Labels
 from imgstore.errors import CorruptStoreError, ImgstoreError
 
 _MOST_PLACES = 1024  # of one call: IOV_MAX
 _SCRATCH_BYTES = 1 << 20
 _LARGE = 1 << 16  # bytes of a place that is read faster on its own
-_SYSTEM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # errors of the machine, not of a file
 
 _LIBRARIES = frozenset({"builtins", "struct", "zlib", "numpy", "PIL", "lmdb"})  # whose exceptions tell of damage
 
@@ -135,15 +134,24 @@ def gather(addresses: Labels | None, images: Array, fill: Callable[[int], None])
         fill(row)
 
 
+def _taken() -> _Scratch | None:
+    """One that nobody uses; None where none can be had."""
+    scratch: _Scratch | None = None
+    with contextlib.suppress(IndexError):
+        scratch = _idle.pop()
+    with passing_over_errors():
+        scratch = scratch or _Scratch()
+    return scratch
+
+
 def _gathered(addresses: Labels, images: Array) -> int:
     """How many rows, from the first on, could be copied."""
     row_bytes = images[:1].nbytes
     if row_bytes > _LARGE:
         return 0
-    try:
-        scratch = _idle.pop()
-    except IndexError:
-        scratch = _Scratch()
+    scratch = _taken()
+    if scratch is None:
+        return 0
     places = np.empty((len(images), 2), np.int64)
     places[:, 0], places[:, 1] = addresses, row_bytes
     bytes_of, descriptor, done = images.reshape(-1).view(np.uint8), scratch.file.fileno(), 0
@@ -192,4 +200,4 @@ def _fails_again(read: Callable[[], Any]) -> bool:
 
 def _may_be_damage(error: Exception) -> bool:
     is_known = type(error).__module__.partition(".")[0] in _LIBRARIES and not isinstance(error, TimeoutError)
-    return is_known and getattr(error, "errno", None) not in _SYSTEM
+    return is_known and getattr(error, "errno", None) is None  # a number is the system's

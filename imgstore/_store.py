@@ -1,5 +1,6 @@
 """The verbs of the contract, written once over what a backend knows of its format."""
 
+import collections
 import contextlib
 import itertools
 import operator
@@ -14,7 +15,7 @@ import numpy as np
 from imgstore._files import NewFile, Root, new_file
 from imgstore._generations import (
     Generation,
-    list_single,
+    listing,
     make_durable,
     must_be_ours,
     must_be_writer,
@@ -110,13 +111,14 @@ class Backend(ABC):
     def open_single(self, path: str, image_id: int, verify: bool) -> Many:
         """Open what `write_single` wrote. Raises FileNotFoundError where there is no such file."""
 
-    def verify_many(self, generation: Generation) -> Labels:
-        """Read what `write_many` wrote, checked; give its labels."""
-        many = self.open_all(generation, True)
-        labels = np.concatenate([np.empty(0, np.int64), *(block.labels for block in many.read_blocks())])
-        if len(labels) != many.count:
-            raise CorruptStoreError(generation.path(), f"holds {len(labels)} images, not {many.count}")
-        return labels
+    def verified(self, generation: Generation) -> Iterator[Block]:
+        """What `write_many` wrote, read and checked block by block."""
+        many, seen = self.open_all(generation, True), 0
+        for block in many.read_blocks():
+            seen += len(block.labels)
+            yield block
+        if seen != many.count:
+            raise CorruptStoreError(generation.path(), f"holds {seen} images, not {many.count}")
 
     def store_many(self, root: Root, images: Iterable[Array], labels: Sized, *, durable: bool = True) -> None:
         """Make the store at `root` hold exactly these images, with ids 0 to N - 1: all or nothing.
@@ -190,9 +192,11 @@ class Backend(ABC):
     def write_singly(self, generation: str, block: Block) -> None:
         """Write a single to a generation that is not live yet."""
         os.makedirs(f"{generation}/singles", exist_ok=True)
-        with new_file(f"{generation}/{single_name(block.first, self.suffix)}") as file:
+        with (
+            listing(generation, block.first),
+            new_file(f"{generation}/{single_name(block.first, self.suffix)}") as file,
+        ):
             self.write_single(file, block)
-        list_single(generation, block.first)
 
     def read_single(self, root: Root, image_id: int, *, verify: bool = True) -> Pair:
         """One image and its label. With `verify`, both were checked against their checksum.
@@ -260,7 +264,7 @@ class Backend(ABC):
 
     def verify_generation(self, generation: Generation) -> None:
         """Read everything in it and check it."""
-        self.verify_many(generation)
+        collections.deque(self.verified(generation), maxlen=0)
         for image_id in generation.singles(self.suffix).tolist():
             self.checked_single(generation, image_id, True).read(image_id)
 
@@ -317,34 +321,38 @@ class Reader(Sequence[Pair]):
         single = np.isin(ids, self._singles) if self._singles.size else np.zeros(len(ids), bool)
         for missing in ids[~single & ((ids < 0) | (ids >= many.count))]:
             raise ImageNotFoundError(int(missing), self.generation.root)
-        singles = {row: self._read_single(int(ids[row])) for row in np.flatnonzero(single).tolist()}
-        forms = {(image.shape, image.dtype) for image, _ in singles.values()}
-        if not many.form or not len(ids) or forms - {many.form}:
-            return stacked([singles.get(row) or many.read(image_id) for row, image_id in enumerate(ids.tolist())])
-        if not singles:
-            return many.gather(ids)
-        images, labels = np.empty((len(ids), *many.form[0]), many.form[1]), np.empty(len(ids), np.int64)
-        if not single.all():
-            images[~single], labels[~single] = many.gather(ids[~single])
-        for row, (image, label) in singles.items():
-            images[row], labels[row] = image, label
-        return images, labels
+        if many.form and len(ids):
+            images, labels = np.empty((len(ids), *many.form[0]), many.form[1]), np.empty(len(ids), np.int64)
+            if self._fill_singles(images, labels, np.flatnonzero(single).tolist(), ids):
+                if not single.all():
+                    images[~single], labels[~single] = many.gather(ids[~single])
+                return images, labels
+        read = (self._read_single if is_single else many.read for is_single in single.tolist())
+        return stacked([each(image_id) for each, image_id in zip(read, ids.tolist(), strict=True)])
 
     def _read_all(self, many: Many) -> tuple[Array | list[Array], Labels]:
         """By whole blocks, so without a list of ids, which a store may claim many of."""
         count = many.count + len(self._added)
-        rows = [*sorted(self._replaced), *range(many.count, count)]
-        singles = {row: self._read_single(int(self._id_at(many, row))) for row in rows}
-        forms = {(image.shape, image.dtype) for image, _ in singles.values()}
-        if not many.form or forms - {many.form}:
-            pairs = (singles.get(row) or pair for row, pair in enumerate(_pairs(many)))
-            return stacked([*pairs, *(singles[row] for row in range(many.count, count))])
-        images, labels = np.empty((count, *many.form[0]), many.form[1]), np.empty(count, np.int64)
-        for first, _, read in many.read_blocks(images):
-            labels[first : first + len(read)] = read
-        for row, (image, label) in singles.items():
+        if many.form:
+            images, labels = np.empty((count, *many.form[0]), many.form[1]), np.empty(count, np.int64)
+            for first, _, read in many.read_blocks(images):
+                labels[first : first + len(read)] = read
+            replaced = self._singles[: len(self._replaced)]
+            rows = [*replaced.tolist(), *range(many.count, count)]  # their ids, and places behind the last
+            if self._fill_singles(images, labels, rows, None):
+                return images, labels
+            del images
+        pairs = (self._read_single(row) if row in self._replaced else pair for row, pair in enumerate(_pairs(many)))
+        return stacked([*pairs, *map(self._read_single, self._added.tolist())])
+
+    def _fill_singles(self, images: Array, labels: Labels, rows: list[int], ids: Labels | None) -> bool:
+        """Whether all singles at these rows have the form of the others, so that they could be put there."""
+        for row, image_id in zip(rows, self._singles.tolist() if ids is None else ids[rows].tolist(), strict=True):
+            image, label = self._read_single(image_id)
+            if (image.shape, image.dtype) != (images.shape[1:], images.dtype):
+                return False
             images[row], labels[row] = image, label
-        return images, labels
+        return True
 
     def forms(self) -> Counter[Form]:
         """How many images have each shape and dtype, for which no pixels are read."""

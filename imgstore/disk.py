@@ -23,7 +23,7 @@ from imgstore._checksums import image_checksum, image_checksums
 from imgstore._files import NewFile, naming, new_file, open_file, read_file, write_file
 from imgstore._generations import Generation
 from imgstore._images import Array, Block, Form, Labels, checked_integer, form_of, image_bytes
-from imgstore._reading import of_the_file
+from imgstore._reading import File, of_the_file
 from imgstore._store import Backend, Contents, Many, Pair
 from imgstore.errors import CorruptStoreError
 
@@ -87,12 +87,20 @@ class _Disk(Backend):
     def open_single(self, path: str, image_id: int, verify: bool) -> Many:
         return _Single(path, image_id, verify)
 
-    def verify_many(self, generation: Generation) -> Labels:
-        labels = super().verify_many(generation)
-        path, expected = generation.path(_LABELS), (_TITLE + _rows(0, labels)).encode()
-        if len(labels) and read_file(path, len(expected)) != expected:
+    def verified(self, generation: Generation) -> Iterator[Block]:
+        path = generation.path(_LABELS)
+        count = generation.description.get("count")
+        table = File(path) if count else None
+        at = len(_TITLE)
+        for block in super().verified(generation):
+            rows = _rows(block.first, block.labels).encode()
+            title = _TITLE.encode() if not block.first else b""
+            if table and table.bytes_at(at - len(title), len(title + rows)) != title + rows:
+                raise CorruptStoreError(path, "does not have the labels of the image files")
+            at += len(rows)
+            yield block
+        if table and at != table.size:
             raise CorruptStoreError(path, "does not have the labels of the image files")
-        return labels
 
 
 class _Single(Many):

@@ -126,6 +126,7 @@ class _File(Mapped):
         row, count = first - self.first, last - first
         if not 0 <= row < row + count <= self.count:
             raise self.fault("is in no block", image_id)
+        self.must_be_block(count, form, image_id)
         return Place(
             first,
             form,
@@ -192,7 +193,7 @@ def _write(new: NewFile, blocks: Iterator[Block]) -> None:
 def _layout(*datasets: _Description) -> tuple[list[tuple[int, bytes]], list[int], int]:
     """What HDF5 writes of a new file with these, as (offset, bytes); the offset of each; the size of the file."""
     _must_not_end()
-    with memory_file(0, ()) as new:
+    with memory_file("memory", 0, ()) as new:
         with h5py.File(open(new.descriptor, "r+b", buffering=0, closefd=False), "w", **_LAYOUT) as file:
             offsets = [_create(file, *dataset) for dataset in datasets]
         laid = File(new.path, new.descriptor)
@@ -224,7 +225,7 @@ def _datasets(file: File, names: tuple[bytes, ...], metadata: object) -> list[_D
         seen = structure(file)
         if metadata is not None and metadata != [file.size, metadata_checksum(file, seen)]:
             raise ValueError("its size, or what is no dataset in it, is not what DESCRIPTION tells")
-        with memory_file(file.size, seen.pieces) as alike:
+        with memory_file(file.path, file.size, seen.pieces) as alike:
             return _asked(open(alike.descriptor, "rb", buffering=0, closefd=False), names)
 
     datasets: list[_Dataset] = of_the_file(found, file.path, "is not the HDF5 file that was stored")

@@ -36,7 +36,7 @@ import xxhash
 from imgstore._files import NewFile, memory_file, new_file
 from imgstore._generations import Generation
 from imgstore._images import BYTES_BESIDE_PIXELS, Block, Form, form_of, image_bytes
-from imgstore._lmdb_tree import PAGE_HEADER, tree
+from imgstore._lmdb_tree import PAGE_HEADER, Piece, tree
 from imgstore._mapped import SINGLE, Mapped, Place, checksums_of
 from imgstore._reading import File, of_the_file
 from imgstore._store import Backend, Contents, Many
@@ -52,8 +52,7 @@ _LARGEST_IMAGE = 2**32 - (1 << 20)
 _ENGINE = 0  # LMDB 0.9, whose pages `_lmdb_tree` knows
 _LARGEST_PAGE = 1 << 15
 _PAGE = min(os.sysconf("SC_PAGE_SIZE"), _LARGEST_PAGE)
-_ENTRY, _KEY_AT = struct.Struct("<HH4x8sQ"), 8  # of a leaf: `NODE`
-_MOST_LOOKED_AT = 1024  # pages
+_ENTRY, _KEY_AT = struct.Struct("<HH4x8sQ"), 8  # of a leaf, as NODE of `_lmdb_tree`
 _PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 _fallocate = ctypes.CDLL(None).fallocate
@@ -113,14 +112,19 @@ class _Environment(Mapped):
 
     def __init__(self, path: str, first: int, contents: Contents, verify: bool, expected: object) -> None:
         super().__init__(path, first, contents, verify)
-        self._looked_at = list[int]()
         if self.count * (BYTES_BESIDE_PIXELS + (image_bytes(self.form) if self.form else 1)) > self.file.size:
             raise CorruptStoreError(path, f"is too short for {self.count} images")
         of_the_file(lambda: self._open(expected), path, "is not the LMDB file that was stored")
 
     def _open(self, expected: object) -> None:
-        digest = xxhash.xxh3_64()
-        with memory_file(self.file.size, tree(self.file, digest)) as pages:
+        digest, offsets = xxhash.xxh3_64(), set[int]()
+
+        def noted() -> Iterator[Piece]:
+            for offset, page in tree(self.file, digest):
+                offsets.add(offset)
+                yield offset, page
+
+        with memory_file(self.path, self.file.size, noted()) as pages:
             if expected is not None and expected != [self.file.size, digest.intdigest()]:
                 raise ValueError("its size, or a page of its tree, is not what DESCRIPTION tells")
             try:
@@ -130,6 +134,7 @@ class _Environment(Mapped):
             _environments.add(environment)
             self._pages = os.dup(pages.descriptor)
         weakref.finalize(self, os.close, self._pages).atexit = False  # not at exit: a thread may still read
+        self._tree = offsets
         self._page_bytes = int(environment.stat()["psize"])
         self._transaction = environment.begin(buffers=True)
 
@@ -143,6 +148,7 @@ class _Environment(Mapped):
         is_block = form and 0 < count <= self.count and key == first + count - 1
         if not form or not is_block or size != _size(count, form, self._page_bytes):
             raise self.fault("is in no block", image_id)
+        self.must_be_block(count, form, image_id)
         beside = self.file.numbers(offset + _HEADER.size, 2 * count)
         at = offset + _HEADER.size + BYTES_BESIDE_PIXELS * count
         return Place(first, form, at, beside[:count], beside[count:].view(np.uint64), checksum)
@@ -154,21 +160,18 @@ class _Environment(Mapped):
         value begins on stands behind it.
         """
         with self._transaction.cursor() as cursor:
-            if not cursor.set_range(_KEY.pack(image_id)):
+            try:
+                is_found = cursor.set_range(_KEY.pack(image_id))
+            except lmdb.Error as error:
+                raise self.fault(f"LMDB cannot find it: {error}", image_id) from None
+            if not is_found:
                 raise self.fault("is in no block", image_id)
             entry = np.frombuffer(cursor.key(), np.uint8).ctypes.data - _KEY_AT
             low, high, key, page = _ENTRY.unpack(ctypes.string_at(entry, _ENTRY.size))
         offset = page * self._page_bytes
-        self._forget(offset)
+        if offset not in self._tree:  # LMDB looked at this page, a hole where it looks, which takes memory from then on
+            _fallocate(self._pages, _PUNCH_HOLE, offset, self._page_bytes)
         return int.from_bytes(key, "big"), offset + PAGE_HEADER, low | high << 16
-
-    def _forget(self, offset: int) -> None:
-        """Give the memory of pages back: LMDB looked at this value's first page, which is a hole where it looks."""
-        self._looked_at.append(offset)
-        if len(self._looked_at) >= _MOST_LOOKED_AT:
-            looked_at, self._looked_at = self._looked_at, []
-            for each in looked_at:
-                _fallocate(self._pages, _PUNCH_HOLE, each, self._page_bytes)
 
 
 @functools.lru_cache(maxsize=256)

@@ -79,7 +79,7 @@ class ImageFolder(Sequence[Pair]):
 
     def _files(self) -> Iterator[str]:
         """Those with an image's suffix. What is looked into and what is not is noted."""
-        to_do = [(os.fspath(self.root), frozenset[tuple[int, int]]())]
+        to_do, linked = [(os.fspath(self.root), frozenset[tuple[int, int]]())], set[tuple[str, int, int]]()
         while to_do:
             folder, above = to_do.pop()
             try:
@@ -88,9 +88,13 @@ class ImageFolder(Sequence[Pair]):
             except OSError as error:
                 self.unlisted.append(SourceError(error.filename or folder, reason_of(error)))
                 continue
-            if (state.st_dev, state.st_ino) in above:
+            # a folder that links lead to is looked into once for each class: else few links make millions of paths
+            within = os.path.relpath(folder, self.root).partition(os.sep)[0], state.st_dev, state.st_ino
+            if within[1:] in above or (within in linked):
                 self._skip(folder)
                 continue
+            if os.path.islink(folder):
+                linked.add(within)
             above |= {(state.st_dev, state.st_ino)}
             for entry in entries:
                 if not is_folder(entry):
