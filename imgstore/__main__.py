@@ -123,6 +123,8 @@ def positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # where the shell closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     options = parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text; as of itself on stderr
@@ -134,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended(2, str(error))
     except ImgstoreError as error:
         return ended(1, str(error))
+    except MemoryError:
+        return ended(1, "there is not enough memory for what was asked")
     except OSError as error:
         return ended(1, f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error))
     return 0

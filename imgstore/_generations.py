@@ -198,9 +198,11 @@ def _locked(held: list[FileIO], root: str) -> FileIO:
     except BlockingIOError:
         held.pop().close()
         raise StoreBusyError(root, "another writer is at work; try again when it is done") from None
-    except BaseException:
+    except BaseException as error:
         for lock in held:
             lock.close()
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = root
         raise
 
 
@@ -217,6 +219,7 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
     the store as it was. The caller holds the writer's lock.
     """
     must_be_ours(root)
+    place = os.stat(root)
     if (live := _live_name(root)) and generations(root) != [live]:
         sync_with_parents(root)  # a writer may have been killed before it did, and before it removed the others
         _remove_generations(root, live)
@@ -232,6 +235,7 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
             if durable:
                 _sync_generation(root, path, file_system)
             must_be_writer(writer, root)
+            _must_still_be(place, root)
             _replace_current(root, backend, name, durable, f"{checksum(text):016x}")
     except BaseException:
         # an interrupt may arrive when CURRENT was just replaced; and a forked child removes nothing
@@ -239,7 +243,14 @@ def replace_generation(root: str, backend: str, durable: bool, write: Callable[[
             _remove_generation(path)
         raise
     with passing_over_errors():
-        _remove_generations(root, name)
+        if os.path.samestat(place, os.stat(root)):
+            _remove_generations(root, name)
+
+
+def _must_still_be(place: os.stat_result, root: str) -> None:
+    """Raise StoreBusyError where `root` is no longer the folder that was locked, as where a link was switched."""
+    if not os.path.samestat(place, os.stat(root)):
+        raise StoreBusyError(root, "it leads to another folder since the call began; store again")
 
 
 def sharded(root: str) -> str | None:

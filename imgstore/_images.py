@@ -97,7 +97,7 @@ def block_of_one(image: Array, image_id: int, label: int, refusal: Refusal) -> B
     """A copy of an image of any id as a block. Raises InvalidArgumentError, UnsupportedImageError."""
     number = checked_integer(image_id, "image_id", 0)
     _check_image(image, number, refusal)
-    native = image.dtype.newbyteorder("=")
+    native = _native(image.dtype)
     pixels = np.array(image, native, order="C", subok=False).view(
         native
     )  # else '<' may stay in it, which buffers refuse
@@ -133,6 +133,11 @@ def _images_per_block(form: Form) -> int:
     return max(1, _BLOCK_BYTES // (image_bytes(form) + BYTES_BESIDE_PIXELS))
 
 
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """In the machine's byte order, and without metadata, which h5py would take for another type."""
+    return np.dtype(dtype.newbyteorder("=").str)
+
+
 class _Room:
     """Memory for one block after the other: fresh memory costs more than a copy."""
 
@@ -151,7 +156,7 @@ def _sliced(images: Array, labels: Labels, refusal: Refusal) -> Iterator[Block]:
     if len(images) != len(labels):
         raise _mismatch(len(images), labels)
     _check_image(images[0], 0, refusal)
-    room, form = _Room(), (images.shape[1:], images.dtype.newbyteorder("="))
+    room, form = _Room(), (images.shape[1:], _native(images.dtype))
     step = _images_per_block(form)
     for first in range(0, len(images), step):
         part = images[first : first + step]
@@ -171,7 +176,7 @@ def _gathered(images: Iterable[Array], labels: Labels, refusal: Refusal, owned: 
             raise _mismatch(f"more than {seen}", labels)
         if type(image) is not np.ndarray or given != (image.shape, image.dtype):
             _check_image(image, seen, refusal)
-            given, next_form = (image.shape, image.dtype), (image.shape, image.dtype.newbyteorder("="))
+            given, next_form = (image.shape, image.dtype), (image.shape, _native(image.dtype))
         if next_form != form and seen > first:
             yield Block(first, block[: seen - first], labels[first:seen])
             first = seen

@@ -7,7 +7,6 @@ of 3 KB that took 0.22 ms, `process_vm_readv` 0.31, a `preadv` each 0.5, NumPy f
 done, each place is read with `preadv`.
 """
 
-import contextlib
 import ctypes
 import mmap
 import os
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from imgstore._files import open_file, passing_over_errors
+from imgstore._files import open_file
 from imgstore._images import Array, Form, Labels
 from imgstore.errors import CorruptStoreError, ImgstoreError
 
@@ -38,6 +37,7 @@ class _Scratch:
     """A file in memory, and its map."""
 
     def __init__(self) -> None:
+        self.owner = os.getpid()
         self.file = FileIO(os.memfd_create("imgstore"), "r+")
         self.file.truncate(_SCRATCH_BYTES)
         self.memory = np.frombuffer(mmap.mmap(self.file.fileno(), _SCRATCH_BYTES), np.uint8)
@@ -136,12 +136,14 @@ def gather(addresses: Labels | None, images: Array, fill: Callable[[int], None])
 
 def _taken() -> _Scratch | None:
     """One that nobody uses; None where none can be had."""
-    scratch: _Scratch | None = None
-    with contextlib.suppress(IndexError):
-        scratch = _idle.pop()
-    with passing_over_errors():
-        scratch = scratch or _Scratch()
-    return scratch
+    try:
+        return _idle.pop() if _idle else _Scratch()
+    except IndexError:  # another thread took it
+        return None
+    except OSError as error:
+        if error.errno is None:  # of a handler of signals
+            raise
+        return None
 
 
 def _gathered(addresses: Labels, images: Array) -> int:
@@ -157,6 +159,8 @@ def _gathered(addresses: Labels, images: Array) -> int:
     bytes_of, descriptor, done = images.reshape(-1).view(np.uint8), scratch.file.fileno(), 0
     while done < len(images):
         count = min(_MOST_PLACES, _SCRATCH_BYTES // row_bytes, len(images) - done)
+        if os.getpid() != scratch.owner:  # forked in the midst of this, in a handler of signals
+            return done
         written = _pwritev(descriptor, places.ctypes.data + 16 * done, count, 0)
         rows = max(written, 0) // row_bytes
         bytes_of[done * row_bytes : (done + rows) * row_bytes] = scratch.memory[: rows * row_bytes]

@@ -132,8 +132,8 @@ class Backend(ABC):
         """
         if not hasattr(labels, "__len__"):
             raise InvalidArgumentError("labels", "has no length, which gives N; give a list or an array")
+        path = os.path.abspath(os.fsdecode(root))  # as a generator may change the current folder
         write = self.writer(images, checked_integers(labels, "labels"))
-        path = os.fsdecode(root)
         with writing(path):
             replace_generation(path, self.name, durable, write)
 

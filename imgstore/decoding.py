@@ -23,11 +23,12 @@ from imgstore.errors import SourceError
 
 Array = NDArray[Any]
 
-# Those that hold pixels: EPS and WMF start programs, a small BLP takes 700 MiB, and the rest are films and grids.
+# Those that hold pixels: EPS and WMF start programs, a small BLP takes 700 MiB, of FITS Pillow reads some wrongly, and
+# the rest are films and grids.
 # fmt: off
 FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "CUR", "DIB", "PSD", "QOI",
-    "DCX", "DDS", "FITS", "FLI", "FTEX", "GBR", "IM", "MSP", "PCD", "PCX", "PIXAR", "SGI", "SUN", "XBM", "XPM",
+    "DCX", "DDS", "FLI", "FTEX", "GBR", "IM", "MSP", "PCD", "PCX", "PIXAR", "SGI", "SUN", "XBM", "XPM",
     "TGA",  # last: it has no mark of its own
 )
 # fmt: on

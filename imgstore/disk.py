@@ -32,6 +32,7 @@ _MODES |= {("uint16", 1): "I;16", ("bool", 1): "1"}
 _LARGEST_PIXELS = 89_478_485  # what Pillow opens without taking it for a decompression bomb
 _DEFLATE_RATIO = 1032  # no deflate stream unpacks to more than this
 _LARGEST_FILE = 1 << 29
+_SPARE_BYTES = 1 << 16
 _STRIP_BYTES = 8 << 20
 _NOT_STORED = "is not the PNG that was stored"
 _PLAIN_BYTES = 4096 - 300  # of pixels, in a file that still fits a block of the usual file systems
@@ -129,7 +130,7 @@ class _Files(Many):
     def read(self, image_id: int) -> Pair:
         path = self._path(image_id)
         with self._there(path, image_id):
-            data = read_file(path, _LARGEST_FILE)
+            data = read_file(path, _largest_file(self.form))
         image, label = _checked(data, path, image_id, self._verify)
         if self.form and self.form != (image.shape, image.dtype):
             raise CorruptStoreError(path, "has not the shape and dtype that DESCRIPTION tells", image_id)
@@ -170,6 +171,11 @@ class _Files(Many):
             yield
         except FileNotFoundError:
             raise self._generation.fault(path, "is missing from the store", image_id) from None
+
+
+def _largest_file(form: Form | None) -> int:
+    """Bytes of a PNG of this form at most, with room to spare."""
+    return min(_LARGEST_FILE, 2 * image_bytes(form) + _SPARE_BYTES) if form else _LARGEST_FILE
 
 
 def _encoded(block: Block) -> Iterator[bytes]:
