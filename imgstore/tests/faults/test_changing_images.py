@@ -15,7 +15,7 @@ from imgstore.tests.faults.tally import Tally, Tries
 from imgstore.tests.strategies import Array
 
 FAULT = "images that change while they are stored"
-LINES, TIMES = Tries(0, 5, 0, 0), Tries(40, 2, 0, 0)
+LINES, TIMES = Tries(100, 5, 0, 0), Tries(20, 2, 0, 0)
 SMALL, LARGE = (30, 32, 32, 3), (2, 700, 600, 3)  # of the large ones, each is a block of its own
 
 
@@ -88,8 +88,7 @@ def test_changed_at_a_line(
 ) -> None:
     root, images = in_memory / "store", pixels(way.shape)
     passed = moments(partial(way.store, store, root, images))
-    least = min(passed, LINES.short)
-    for line in range(1, passed + 1) if is_long else random.choice(passed, least, replace=False) + 1:
+    for line in random.choice(passed, min(passed, LINES.of(store, is_long)), replace=False) + 1:
         with Moment(line, partial(changed, images)):
             way.store(store, root, images)
         judged(store, root, tally, f"changed at line {line} of {passed}")

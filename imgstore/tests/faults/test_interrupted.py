@@ -29,12 +29,12 @@ from imgstore.tests.faults.tally import Tally, Tries
 
 SIDE = 8
 FAULT = "exceptions at every bytecode"
-TRIES = Tries(0, 7, 0, 0)  # of each call, in the short form
+TRIES = Tries(0, 5, 0, 0)  # of each call, in the short form
 HANGS = 20  # seconds after which a child or a thread is taken to hang
 REPEATS = 1  # of a bytecode that a call meets again and again
 WHOLE = 8  # exceptions from one fork and store_many to the next, in the long form: what a lock's holder lost stays lost
 KEPT = 3  # exceptions, with all that their tracebacks hold
-SECONDS, LONG_SECONDS = 1.0, 20.0
+SECONDS, LONG_SECONDS = 0.6, 20.0
 STEP, STEPS = 0.00013, 40  # seconds until a signal: so many times the step, in turns
 PLACES = WITH_CONTEXTS  # where exceptions are raised: in the package, and in contextlib between two of its functions
 AS_RAISED, SWALLOWED, NOT_MET = "raised as it was", "raised where Python cannot pass it on", "not met"
