@@ -304,6 +304,7 @@ def listing(generation: str, image_id: int) -> Iterator[None]:
     """Add the id of a single to SINGLES when it is in place; the room for it is made before."""
     record, path = np.array([(image_id, 0)], _SINGLE), f"{generation}/SINGLES"
     record["check"] = _checks(record["id"])
+    is_made = not os.path.lexists(path)
     with opened(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
         end = os.fstat(descriptor).st_size // record.nbytes * record.nbytes  # without what is left of half a record
         if end >= _LARGEST_SINGLES:
@@ -318,9 +319,10 @@ def listing(generation: str, image_id: int) -> Iterator[None]:
         except BaseException:
             if os.getpid() == writer:
                 with passing_over_errors():
-                    os.ftruncate(descriptor, end)
+                    os.unlink(path) if is_made else os.ftruncate(descriptor, end)
             raise
-        file.write_at(end, record.tobytes())
+        with passing_over_errors():  # the single is in place, and what cannot be written now was room made for
+            file.write_at(end, record.tobytes())
 
 
 def _listed(path: str) -> Labels:

@@ -192,6 +192,13 @@ def _write(new: NewFile, blocks: Iterator[Block]) -> None:
 @functools.lru_cache(maxsize=16)
 def _layout(*datasets: _Description) -> tuple[list[tuple[int, bytes]], list[int], int]:
     """What HDF5 writes of a new file with these, as (offset, bytes); the offset of each; the size of the file."""
+    try:
+        return _laid_out(datasets)
+    except AttributeError:  # what h5py 3.16 raises of a write to a file object that fails, whatever the reason
+        return _laid_out(datasets)
+
+
+def _laid_out(datasets: tuple[_Description, ...]) -> tuple[list[tuple[int, bytes]], list[int], int]:
     _must_not_end()
     with memory_file("memory", 0, ()) as new:
         with h5py.File(open(new.descriptor, "r+b", buffering=0, closefd=False), "w", **_LAYOUT) as file:

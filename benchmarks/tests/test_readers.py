@@ -231,7 +231,7 @@ def test_reading_while_the_store_is_replaced(
 
 def current(root: str) -> str:
     """The number of the live generation."""
-    return Path(root, "CURRENT").read_text().split()[3].partition("-")[0]
+    return Path(root, "CURRENT").read_text().split()[3].split("-")[1]
 
 
 def test_a_reader_whose_files_are_gone_opens_the_store_anew(tmp_path: Path) -> None:
