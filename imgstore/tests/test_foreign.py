@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +13,7 @@ import imgstore
 from imgstore.errors import CorruptStoreError, InvalidArgumentError, StoreNotFoundError
 from imgstore.tests.checks import current, files, record, records
 from imgstore.tests.faults import damage
-from imgstore.tests.strategies import pixels
+from imgstore.tests.strategies import Array, pixels
 
 IMAGES, LABELS = pixels(1, (5, 6, 4), np.dtype(np.uint8)), [5, 4, 3, 2, 1]
 OURS = "imgstore-000001-abcdefabcdef"  # a generation that a killed writer left, by its name
@@ -194,3 +194,25 @@ def test_a_store_beside_foreign_folders_travels(backend: ModuleType, tmp_path: P
     imgstore.verify(copy)
     assert record(*backend.read_single(copy, 7)) == record(IMAGES[0], 8)
     must_still_be_there(copy, foreign)
+
+
+def test_a_store_that_the_root_leads_to_meanwhile_stays(backend: ModuleType, tmp_path: Path) -> None:
+    """A link is switched while images are stored: what it leads to now was locked by nobody."""
+    one, other, root = tmp_path / "one", tmp_path / "other", tmp_path / "root"
+    for store in (one, other):
+        store_many(backend, store)
+    root.symlink_to(one)
+    before = files(other)
+
+    def switching() -> Iterator[Array]:
+        yield IMAGES[0]
+        yield IMAGES[1, :3]  # of another form: the first one is written when the next is drawn
+        root.unlink()
+        root.symlink_to(other)
+        yield IMAGES[2]
+
+    with pytest.raises(OSError):
+        backend.store_many(root, switching(), [1, 2, 3], durable=False)
+    assert files(other) == before
+    for store in (one, other):
+        assert records(*backend.read_many(store)) == records(IMAGES, LABELS)
