@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore.errors import CorruptStoreError, InvalidArgumentError, StoreNotFoundError
+from imgstore._files import write_file
+from imgstore.errors import CorruptStoreError, InvalidArgumentError, StoreBusyError, StoreNotFoundError
 from imgstore.tests.checks import current, files, record, records
 from imgstore.tests.faults import damage
-from imgstore.tests.strategies import Array, pixels
+from imgstore.tests.strategies import pixels
 
 IMAGES, LABELS = pixels(1, (5, 6, 4), np.dtype(np.uint8)), [5, 4, 3, 2, 1]
 OURS = "imgstore-000001-abcdefabcdef"  # a generation that a killed writer left, by its name
@@ -196,23 +197,24 @@ def test_a_store_beside_foreign_folders_travels(backend: ModuleType, tmp_path: P
     must_still_be_there(copy, foreign)
 
 
-def test_a_store_that_the_root_leads_to_meanwhile_stays(backend: ModuleType, tmp_path: Path) -> None:
-    """A link is switched while images are stored: what it leads to now was locked by nobody."""
+def test_a_store_that_the_root_leads_to_meanwhile_stays(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link is switched before CURRENT is written: what it leads to now was locked by nobody."""
     one, other, root = tmp_path / "one", tmp_path / "other", tmp_path / "root"
     for store in (one, other):
         store_many(backend, store)
     root.symlink_to(one)
-    before = files(other)
+    before, write = files(other), write_file
 
-    def switching() -> Iterator[Array]:
-        yield IMAGES[0]
-        yield IMAGES[1, :3]  # of another form: the first one is written when the next is drawn
+    def write_and_switch(path: str, data: bytes) -> None:
+        write(path, data)
         root.unlink()
         root.symlink_to(other)
-        yield IMAGES[2]
 
-    with pytest.raises(OSError):
-        backend.store_many(root, switching(), [1, 2, 3], durable=False)
+    monkeypatch.setattr("imgstore._generations.write_file", write_and_switch)
+    with pytest.raises(StoreBusyError, match="leads to another folder"):
+        backend.store_many(root, IMAGES[:2], [1, 2], durable=False)
     assert files(other) == before
     for store in (one, other):
         assert records(*backend.read_many(store)) == records(IMAGES, LABELS)
