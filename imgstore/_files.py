@@ -39,7 +39,9 @@ class NewFile(NamedTuple):
                 view, offset = view[written:], offset + written
 
     def name_for_library(self) -> str:
-        return descriptor_path(self.descriptor, self.path)
+        """To the very file that is open; where there is no /proc, the path that it was opened by."""
+        name = _name_in_proc(self.descriptor)
+        return name if os.path.exists(name) else self.path
 
 
 def open_file(path: str) -> tuple[int, os.stat_result]:
@@ -66,7 +68,7 @@ def read_file(path: str, largest: int) -> bytes:
             raise _too_large(path, status, largest)
         return os.read(descriptor, status.st_size)
     except OSError as error:
-        error.filename = error.filename or (path if error.errno else None)
+        name_path(error, path)
         raise
     finally:
         os.close(descriptor)
@@ -149,12 +151,6 @@ def _name_in_proc(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
-def descriptor_path(descriptor: int, path: str) -> str:
-    """A path for a library to the very file that is open; where there is no /proc, the path that it was opened by."""
-    name = _name_in_proc(descriptor)
-    return name if os.path.exists(name) else path
-
-
 def sync_folder(path: str) -> None:
     """Have the names in a folder on the disk, where the file system can be asked for it."""
     with opened(path) as descriptor, naming(path):
@@ -218,9 +214,14 @@ def naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = path
+        name_path(error, path)
         raise
+
+
+def name_path(error: OSError, path: str) -> None:
+    """Have an error of the system name this path where it names none."""
+    if error.errno is not None and error.filename is None:
+        error.filename = path
 
 
 @contextlib.contextmanager

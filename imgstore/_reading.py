@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from imgstore._files import open_file
+from imgstore._files import name_path, open_file
 from imgstore._images import Array, Form, Labels
 from imgstore.errors import CorruptStoreError, ImgstoreError
 
@@ -83,7 +83,8 @@ class File:
             if read != array.nbytes:  # the system reads at most 2 GiB at once
                 self._fill_rest(array, offset, read)
         except OSError as error:
-            raise self._named(error) from None
+            name_path(error, self.path)
+            raise
 
     def _fill_rest(self, array: Array, offset: int, read: int) -> None:
         rest = array.reshape(-1).view(np.uint8)
@@ -98,7 +99,8 @@ class File:
         try:
             return os.pread(self.descriptor, size, offset)
         except OSError as error:
-            raise self._named(error) from None
+            name_path(error, self.path)
+            raise
 
     def numbers(self, offset: int, count: int, dtype: Any = np.int64) -> Any:
         """So many numbers of 8 bytes. Raises OSError, CorruptStoreError."""
@@ -121,11 +123,6 @@ class File:
         """Raise CorruptStoreError where the file was cut: of the page in which it ends now, a map gives zeros."""
         if os.fstat(self.descriptor).st_size < self.size:
             raise CorruptStoreError(self.path, "was cut since it was opened")
-
-    def _named(self, error: OSError) -> OSError:
-        if not isinstance(error, ImgstoreError) and error.filename is None:
-            error.filename = self.path
-        return error
 
 
 def gather(addresses: Labels | None, images: Array, fill: Callable[[int], None]) -> None:
