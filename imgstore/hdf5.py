@@ -21,9 +21,8 @@ import atexit
 import functools
 import os
 import threading
-from collections.abc import Iterator
-from io import FileIO
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -50,6 +49,7 @@ _EXPECTED = {  # dimensions and dtype
     b"checksums": ((1,), np.dtype("<u8")),
     b"blocks": ((2,), np.dtype("<u8")),
 }
+_T = TypeVar("_T")
 _Description = tuple[str, tuple[int, ...], np.dtype[Any]]  # name, shape, dtype
 
 _ending = threading.Event()
@@ -61,10 +61,16 @@ def _end() -> None:
         _ending.set()
 
 
-def _must_not_end() -> None:
-    """Raise ReaderClosedError where the process is ending: a thread that were stopped in h5py would keep its lock."""
-    if _ending.is_set() and threading.current_thread() is not threading.main_thread():
-        raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
+def _in_hdf5(call: Callable[..., _T], *arguments: object) -> _T:
+    """What this call gives, all of it under h5py's lock, and what it leaves to the collector, too.
+
+    Raises ReaderClosedError in another thread than the main one where the process is ending: HDF5 has ended by then,
+    and crashes, and a thread that were stopped in h5py would keep its lock.
+    """
+    with phil:
+        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+            raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
+        return call(*arguments)
 
 
 class _Hdf5(Backend):
@@ -193,13 +199,12 @@ def _write(new: NewFile, blocks: Iterator[Block]) -> None:
 def _layout(*datasets: _Description) -> tuple[list[tuple[int, bytes]], list[int], int]:
     """What HDF5 writes of a new file with these, as (offset, bytes); the offset of each; the size of the file."""
     try:
-        return _laid_out(datasets)
+        return _in_hdf5(_laid_out, datasets)
     except AttributeError:  # what h5py 3.16 raises of a write to a file object that fails, whatever the reason
-        return _laid_out(datasets)
+        return _in_hdf5(_laid_out, datasets)
 
 
 def _laid_out(datasets: tuple[_Description, ...]) -> tuple[list[tuple[int, bytes]], list[int], int]:
-    _must_not_end()
     with memory_file("memory", 0, ()) as new:
         with h5py.File(open(new.descriptor, "r+b", buffering=0, closefd=False), "w", **_LAYOUT) as file:
             offsets = [_create(file, *dataset) for dataset in datasets]
@@ -233,18 +238,17 @@ def _datasets(file: File, names: tuple[bytes, ...], metadata: object) -> list[_D
         if metadata is not None and metadata != [file.size, metadata_checksum(file, seen)]:
             raise ValueError("its size, or what is no dataset in it, is not what DESCRIPTION tells")
         with memory_file(file.path, file.size, seen.pieces) as alike:
-            return _asked(open(alike.descriptor, "rb", buffering=0, closefd=False), names)
+            return _in_hdf5(_asked, alike.descriptor, names)
 
     datasets: list[_Dataset] = of_the_file(found, file.path, "is not the HDF5 file that was stored")
     return datasets
 
 
-def _asked(alike: FileIO, names: tuple[bytes, ...]) -> list[_Dataset]:
+def _asked(descriptor: int, names: tuple[bytes, ...]) -> list[_Dataset]:
     """What HDF5 says of these datasets."""
-    _must_not_end()
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)  # what is open in it is closed with it
-    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, alike)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, open(descriptor, "rb", buffering=0, closefd=False))
     file = h5py.h5f.open(b"in memory", h5py.h5f.ACC_RDONLY, access)
     try:
         return [_dataset(h5py.h5d.open(file, name), name) for name in names]
