@@ -22,6 +22,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from io import FileIO
 from typing import Any, NamedTuple, TypeVar
 
 import h5py
@@ -248,7 +249,7 @@ def _asked(descriptor: int, names: tuple[bytes, ...]) -> list[_Dataset]:
     """What HDF5 says of these datasets."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)  # what is open in it is closed with it
-    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, open(descriptor, "rb", buffering=0, closefd=False))
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, FileIO(descriptor, closefd=False))
     file = h5py.h5f.open(b"in memory", h5py.h5f.ACC_RDONLY, access)
     try:
         return [_dataset(h5py.h5d.open(file, name), name) for name in names]

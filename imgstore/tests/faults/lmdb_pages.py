@@ -167,6 +167,33 @@ def branches_above(data: bytearray, random: Random) -> None:
         struct.pack_into("<H", data, meta * PAGE + META["depth"][0], random.choice([1, 2, 3, 5, 33, 42]))
 
 
+def tree_grown(data: bytearray, random: Random) -> None:
+    """A new tree, whose leaves may lie unequally deep, and whose values may begin on pages of the tree."""
+    overflow, last = _tree_pages(data, OVERFLOW) or [2], len(data) // PAGE
+
+    def grown(first: int, room: int, deeper: int) -> int:
+        """The number of a page that leads to keys from `first` to before `first + room`."""
+        children = random.choice([1, 2, 2, 3])
+        if not deeper or random.random() < 0.2:
+            values = [random.choice([*overflow, *overflow, random.randrange(2, last + 1)]) for _ in range(children)]
+            sizes = [random.choice([2048, 2040, 8200, PAGE - 16, 0]) for _ in values]
+            page = leaf(0, [(first + number, *value) for number, value in enumerate(zip(sizes, values, strict=True))])
+        else:
+            step = max(1, room // children)
+            below = [grown(first + number * step, step, deeper - 1) for number in range(children)]
+            page = branch(0, below, first, step)
+        number = len(data) // PAGE
+        data.extend(struct.pack("<Q", number) + page[8:])
+        return number
+
+    depth = random.choice([1, 2, 3, 4])
+    root = grown(0, 4**depth, depth)
+    for meta in (0, 1):
+        struct.pack_into("<Q", data, meta * PAGE + META["root"][0], root)
+        struct.pack_into("<Q", data, meta * PAGE + META["last page"][0], len(data) // PAGE - 1)
+        struct.pack_into("<H", data, meta * PAGE + META["depth"][0], depth + 1)
+
+
 def meta(page: int, depth: int, last: int) -> bytes:
     """A meta page of a file whose root is page 2."""
     free = struct.pack("<IHHQQQQQ", PAGE, 8, 0, 0, 0, 0, 0, NO_PAGE)
@@ -228,7 +255,7 @@ def cut_or_continued(data: bytearray, random: Random) -> None:
 
 
 ASTRAY: list[Mutate] = [child_redirected, child_redirected, pages_exchanged, root_redirected, branches_above]
-ASTRAY += [moved_into_a_value, flags_put, cut_or_continued]
+ASTRAY += [tree_grown, moved_into_a_value, flags_put, cut_or_continued]
 
 
 def walked(data: bytes) -> Iterator[int]:
