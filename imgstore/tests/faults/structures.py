@@ -2,6 +2,7 @@
 
 import json
 import struct
+from copy import deepcopy
 from functools import lru_cache
 from random import Random
 from typing import Any
@@ -61,12 +62,13 @@ def of_description(text: bytes, random: Random) -> bytes:
     told = json.loads(text)
     for _ in range(random.choice([1, 1, 2, 3])):
         key = random.choice([*told, *KEYS])
+        value = deepcopy(random.choice(VALUES))
         if isinstance(told.get(key), list) and told[key] and random.random() < 0.6:
-            told[key][random.randrange(len(told[key]))] = random.choice(VALUES)
+            told[key][random.randrange(len(told[key]))] = value
         elif random.random() < 0.15:
             told.pop(key, None)
         else:
-            told[key] = random.choice([*VALUES, told.get("count"), [20, 20, 3], [9, 11], [2**20, 2**20]])
+            told[key] = random.choice([*[value] * len(VALUES), told.get("count"), [20, 20, 3], [9, 11], [2**20, 2**20]])
     return json.dumps(told).encode()
 
 
