@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from benchmarks.readers import reading
-from benchmarks.workloads import Cell, ReadBatch, ReadMany, ReadOne, ReadSingle, Rounds, measure
+from benchmarks.measure.cell import Cell, Rounds
+from benchmarks.measure.operations import measure
+from benchmarks.measure.processes import reading
+from benchmarks.measure.reading import ReadBatch, ReadMany, ReadOne, ReadSingle
 
 
 def test_read_single(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:

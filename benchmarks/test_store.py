@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from benchmarks.workloads import Cell, Rounds, StoreMany, StoreSingle, measure
+from benchmarks.measure.cell import Cell, Rounds
+from benchmarks.measure.operations import measure
+from benchmarks.measure.storing import StoreMany, StoreSingle
 
 
 def test_store_single(benchmark: Any, cell: Cell, rounds: Rounds | None) -> None:

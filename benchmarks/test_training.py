@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loader import LoadEpoch
-from benchmarks.readers import ReadWhileReplaced
-from benchmarks.workloads import Cell, Rounds, measure
+from benchmarks.measure.cell import Cell, Rounds
+from benchmarks.measure.loader import LoadEpoch
+from benchmarks.measure.operations import measure
+from benchmarks.measure.processes import ReadWhileReplaced
 
 
 def test_read_while_replaced(benchmark: Any, cell: Cell, rounds: Rounds | None, readers: int) -> None:

@@ -42,11 +42,12 @@ Errors are in `imgstore.errors`. `python -m imgstore` makes stores of folders, o
 import os
 
 from imgstore import shards
-from imgstore._backends import BACKENDS, backend_of
-from imgstore._files import Root
-from imgstore._generations import open_live
-from imgstore._shards import ShardedReader, is_sharded, read_manifest
-from imgstore._store import Reader
+from imgstore.core.files import Root
+from imgstore.core.generations import open_live
+from imgstore.core.reader import Reader
+from imgstore.formats import BACKENDS, backend_of
+from imgstore.shards.manifest import is_sharded, read_manifest
+from imgstore.shards.reader import ShardedReader
 
 __all__ = ["BACKENDS", "Reader", "open_reader", "verify"]
 

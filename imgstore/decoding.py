@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from imgstore import _misread
-from imgstore._unreadable import Refused, why_unidentified, why_unreadable
+from imgstore._decoding import misread as _misread
+from imgstore._decoding.unreadable import Refused, why_unidentified, why_unreadable
 from imgstore.errors import SourceError
 
 Array = NDArray[Any]

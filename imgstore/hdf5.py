@@ -13,7 +13,7 @@ until the end. `libver="latest"`, because its metadata carries checksums. A cont
 `dataset.id.get_offset()`, and is read there.
 
 A damaged or forged file can crash HDF5, too. So it is given only what was looked at first: see
-`imgstore/_hdf5_structure.py`. DESCRIPTION holds the size of the file and the checksum of all that is no dataset's
+`imgstore/_hdf5/structure.py`. DESCRIPTION holds the size of the file and the checksum of all that is no dataset's
 contents.
 """
 
@@ -29,14 +29,15 @@ import h5py
 import numpy as np
 from h5py._objects import phil
 
-from imgstore._checksums import Checksums
-from imgstore._files import NewFile, memory_file, naming, new_file
-from imgstore._generations import Generation
-from imgstore._hdf5_structure import metadata_checksum, structure
-from imgstore._images import Array, Block, Form, Labels, form_of, image_bytes
-from imgstore._mapped import SINGLE, Mapped, Place, checksums_of
-from imgstore._reading import File, of_the_file
-from imgstore._store import Backend, Contents, Many
+from imgstore._hdf5.structure import metadata_checksum, structure
+from imgstore.core.blocks import Array, Block, Form, Labels, form_of, image_bytes
+from imgstore.core.checksums import Checksums
+from imgstore.core.files import NewFile, memory_file, naming, new_file
+from imgstore.core.format import Contents, Many
+from imgstore.core.generations import Generation
+from imgstore.core.mapped import SINGLE, Mapped, Place, checksums_of
+from imgstore.core.reading import File, of_the_file
+from imgstore.core.verbs import Backend
 from imgstore.errors import CorruptStoreError, ReaderClosedError
 
 _MANY = "images.h5"

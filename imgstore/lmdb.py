@@ -12,7 +12,7 @@ so that the first key from an id on is its block. A value holds
 and is padded to half a page, so that LMDB gives it pages of its own, which are read with system calls.
 
 Damaged pages crash LMDB before Python could check anything. So it is given only what was looked at first: the pages
-of its tree, which are few, in a file in memory: see `imgstore/_lmdb_tree.py`. DESCRIPTION holds the size of the file
+of its tree, which are few, in a file in memory: see `imgstore/_lmdb/tree.py`. DESCRIPTION holds the size of the file
 and the checksum of these pages. LMDB finds the entry of a block there, and with it the page where its value begins.
 No file of ours ever changes once it has its name, so `lock=False` is safe: there is no lock file, no reader slot, and
 nothing that a fork could harm.
@@ -33,13 +33,14 @@ import lmdb
 import numpy as np
 import xxhash
 
-from imgstore._files import NewFile, memory_file, new_file
-from imgstore._generations import Generation
-from imgstore._images import BYTES_BESIDE_PIXELS, Block, Form, form_of, image_bytes
-from imgstore._lmdb_tree import PAGE_HEADER, Piece, tree
-from imgstore._mapped import SINGLE, Mapped, Place, checksums_of
-from imgstore._reading import File, of_the_file
-from imgstore._store import Backend, Contents, Many
+from imgstore._lmdb.tree import PAGE_HEADER, Piece, tree
+from imgstore.core.blocks import BYTES_BESIDE_PIXELS, Block, Form, form_of, image_bytes
+from imgstore.core.files import NewFile, memory_file, new_file
+from imgstore.core.format import Contents, Many
+from imgstore.core.generations import Generation
+from imgstore.core.mapped import SINGLE, Mapped, Place, checksums_of
+from imgstore.core.reading import File, of_the_file
+from imgstore.core.verbs import Backend
 from imgstore.errors import CorruptStoreError, InvalidArgumentError
 
 _MANY = "images.mdb"

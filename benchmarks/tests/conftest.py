@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import charts
+from benchmarks.report import charts
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.floor import FLOOR
-from benchmarks.images import contact_sheet, synthetic
-from benchmarks.runs import Run, read_run
-from benchmarks.workloads import OPERATIONS
+from benchmarks.measure.floor import FLOOR
+from benchmarks.measure.images import contact_sheet, synthetic
+from benchmarks.measure.operations import OPERATIONS
+from benchmarks.report.runs import Run, read_run
 from imgstore import BACKENDS
 
 MOVED = {"read_batch": 256, "read_many": None, "store_many": None}  # images in a call; None for all

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.answers import USES, Answer, answer
-from benchmarks.runs import Setting
+from benchmarks.report.answers import USES, Answer, answer
+from benchmarks.report.runs import Setting
 from benchmarks.tests.saved import cell, document, grid, runs
 
 STORE_AND_READ, BATCHES, NOW_AND_THEN, DISK, READABLE = USES

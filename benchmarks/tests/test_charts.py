@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import charts
-from benchmarks.charts import MUTED, PALETTE, Chart, style_of
-from benchmarks.floor import FLOOR
-from benchmarks.history import History
-from benchmarks.runs import Setting
+from benchmarks.measure.floor import FLOOR
+from benchmarks.report import charts, drawing, history_charts
+from benchmarks.report.drawing import MUTED, PALETTE, Chart, style_of
+from benchmarks.report.history import History
+from benchmarks.report.runs import Setting
 from benchmarks.tests.saved import cell, document, grid, runs
 from imgstore import BACKENDS
 
@@ -110,7 +110,7 @@ def test_nothing_measured_nothing_drawn(tmp_path: Path) -> None:
 
 def test_svg_follows_the_colours_of_its_page_and_keeps_text(chart: Chart) -> None:
     text = chart.svg
-    assert text.startswith("<svg") and "currentColor" in text and charts.TEXT not in text
+    assert text.startswith("<svg") and "currentColor" in text and drawing.TEXT not in text
     assert "read_many: time" in texts(chart) and all(name in texts(chart) for name in (FLOOR, *BACKENDS))
     assert ElementTree.fromstring(text).get("viewBox")
     background = re.findall(r"fill: #ffffff", text)
@@ -203,7 +203,7 @@ def test_history_joins_what_compares_and_rings_steps(tmp_path: Path) -> None:
                 each["stats"][name] *= 2
     odd = document(other, 2, **{"file system": {"type": "xfs", "device": "x"}})
     all_runs = runs(tmp_path, document(grid((1000,)), 1), odd, document([*slow, *grid((9,))], 3))
-    found = {chart.title: chart for chart in charts.history_charts(History.of(all_runs))}
+    found = {chart.title: chart for chart in history_charts.history_charts(History.of(all_runs))}
     chart = found["read_many of 1,000"]
     lines = [
         (line.get_label(), np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
@@ -218,22 +218,22 @@ def test_history_joins_what_compares_and_rings_steps(tmp_path: Path) -> None:
 
 def test_the_axis_of_a_history_says_where_it_begins(tmp_path: Path) -> None:
     cells = [document([cell("read_many", "hdf5", median=day**4)], day) for day in (1, 2)]
-    (chart,) = charts.history_charts(History.of(runs(tmp_path, *cells)))
+    (chart,) = history_charts.history_charts(History.of(runs(tmp_path, *cells)))
     assert "1 x" in texts(chart) and "10 x" in texts(chart)
 
 
 def test_runs_of_a_long_history_have_names_that_do_not_overlap(tmp_path: Path) -> None:
     cells = [document([cell("read_many", "hdf5")], day) for day in range(1, 26)]
-    (chart,) = charts.history_charts(History.of(runs(tmp_path, *cells)))
+    (chart,) = history_charts.history_charts(History.of(runs(tmp_path, *cells)))
     assert chart.svg
     labels = [label for label in chart.figure.axes[0].get_xticklabels() if label.get_text()]
     ends = [label.get_window_extent().x1 for label in labels]  # where each label, aslant, meets the axis
-    height = charts.STYLE["font.size"] / 72 * chart.figure.dpi
+    height = drawing.STYLE["font.size"] / 72 * chart.figure.dpi
     assert 4 < len(labels) <= 8 and all(b - a > height * 2**0.5 for a, b in pairwise(ends))
 
 
 @pytest.mark.parametrize("ratio", [2, 4, 6, 10, 49, 60, 900, 1e4, 1e6])
 @pytest.mark.parametrize("least", [1, 2.1, 4.5])
 def test_a_logarithmic_axis_has_a_handful_of_ticks(least: float, ratio: float) -> None:
-    seen = [tick for tick in charts.ticks(ratio).tick_values(least, least * ratio) if least <= tick <= least * ratio]
+    seen = [tick for tick in drawing.ticks(ratio).tick_values(least, least * ratio) if least <= tick <= least * ratio]
     assert 2 < len(seen) < 8

@@ -17,12 +17,16 @@ import numpy as np
 import pytest
 
 import imgstore
-from benchmarks import contest, worker
-from benchmarks.contest import HARNESS, NEW, CannotStartError, Contest, Key, Trees, copy_package
-from benchmarks.images import synthetic
-from benchmarks.verdicts import FASTER, FEWEST_PAIRS, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Series
-from benchmarks.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
-from benchmarks.workloads import OPERATIONS, StoreMany, Terms, WrongResultError
+from benchmarks.gate import contest
+from benchmarks.gate.contest import HARNESS, NEW, CannotStartError, Contest, Key, Trees, copy_package
+from benchmarks.gate.verdicts import FASTER, FEWEST_PAIRS, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Series
+from benchmarks.measure import worker
+from benchmarks.measure.cell import Terms
+from benchmarks.measure.checks import WrongResultError
+from benchmarks.measure.images import synthetic
+from benchmarks.measure.operations import OPERATIONS
+from benchmarks.measure.storing import StoreMany
+from benchmarks.measure.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
 
 SOURCE = synthetic(10)
 KEYS = [Key(operation, 10, backend) for operation in ("read_one", "store_many") for backend in ("disk", "lmdb")]
@@ -378,7 +382,9 @@ def change(tree: Path, text: str, module: str = "disk.py") -> None:
 
 def test_a_worker_measures_the_package_of_its_tree(tree: Path, source: str, tmp_path: Path) -> None:
     told = str(tmp_path / "imported")
-    change(tree, f"import sys\nprint(__file__, sys.modules['benchmarks.floor'].__file__, file=open({told!r}, 'w'))")
+    change(
+        tree, f"import sys\nprint(__file__, sys.modules['benchmarks.measure.floor'].__file__, file=open({told!r}, 'w'))"
+    )
     with process(tree, source) as started:
         for operation in OPERATIONS:
             started.ask("open", operation, 10, "disk")

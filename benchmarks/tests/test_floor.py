@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import floor
-from benchmarks.floor import Array
+from benchmarks.measure import floor
+from benchmarks.measure.floor import Array
 from imgstore import hdf5
 
 LABELS = np.array([7, -1, 0, 2**63 - 1, -(2**63)])

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gate
-from benchmarks.contest import Contest, Key
-from benchmarks.gate import GateError, Outcome, Reference, as_json, markdown, sentence, table, write_reports
-from benchmarks.images import synthetic
+from benchmarks.gate import compare as gate
+from benchmarks.gate.contest import Contest, Key
+from benchmarks.gate.reference import GateError, Reference
+from benchmarks.gate.tables import Outcome, as_json, markdown, sentence, table, write_reports
+from benchmarks.gate.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Change, Row
+from benchmarks.measure.cell import Terms
+from benchmarks.measure.images import synthetic
+from benchmarks.suite.options import parsed_budget, parsed_report
 from benchmarks.tests.test_run import ROOT, SECONDS, Run, environment, killed_at_last, must_be_refused, plugin, wait_for
-from benchmarks.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Change, Row
-from benchmarks.workloads import Terms
-from conftest import parsed_budget, parsed_report
 
 CODE = ("benchmarks", "imgstore", "conftest.py", "pytest.ini", "requirements.txt")
 CELLS = [Key("read_many", 100, name) for name in ("disk", "lmdb", "hdf5", "new", "odd")]

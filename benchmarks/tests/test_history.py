@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.floor import FLOOR
-from benchmarks.history import History
+from benchmarks.measure.floor import FLOOR
+from benchmarks.report.history import History
 from benchmarks.tests.saved import document, grid, runs
 from imgstore import BACKENDS
 

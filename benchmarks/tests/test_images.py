@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import imgstore
-from benchmarks import images as images_module
-from benchmarks.images import Repeated, Source, contact_sheet, fingerprint, open_source, resized, sizes
+from benchmarks.measure import images as images_module
+from benchmarks.measure.images import Repeated, Source, contact_sheet, fingerprint, open_source, resized, sizes
 from imgstore.errors import SourceError
 from imgstore.sources import cifar10 as cifar10_module
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from benchmarks import peers
-from benchmarks.images import Repeated
-from benchmarks.loader import LoadEpoch
+from benchmarks.measure.cell import Cell, Rounds, Terms
+from benchmarks.measure.checks import WrongResultError
+from benchmarks.measure.images import Repeated
+from benchmarks.measure.loader import LoadEpoch
+from benchmarks.measure.operations import measure
 from benchmarks.tests.test_workloads import BACKENDS, COUNT, LABELS, MIXED, ONCE, PIXELS, FakeBenchmark
-from benchmarks.workloads import Cell, Rounds, Terms, WrongResultError, measure
 
 pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
 
@@ -27,7 +29,7 @@ def cell_of(folder: Path, backend: str, images: Any = PIXELS) -> Cell:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of two, and no waiting for what else the machine is writing."""
-    monkeypatch.setattr("benchmarks.loader.BATCH", 2)
+    monkeypatch.setattr("benchmarks.measure.loader.BATCH", 2)
     monkeypatch.setattr(os, "sync", lambda: None)
 
 

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import floor, pairs, peers, prices
-from benchmarks.images import open_source
-from benchmarks.pairs import Bench, Goal, Ratio, alternate, timed
-from benchmarks.workloads import Cell, ReadMany, Terms, WrongResultError
+from benchmarks import peers
+from benchmarks.measure import floor
+from benchmarks.measure.cell import Cell, Terms
+from benchmarks.measure.checks import WrongResultError
+from benchmarks.measure.images import open_source
+from benchmarks.measure.reading import ReadMany
+from benchmarks.studies import pairs, prices
+from benchmarks.studies.pairs import Bench, Goal, Ratio, alternate, timed
 from imgstore import BACKENDS
 from imgstore.errors import CorruptStoreError
 

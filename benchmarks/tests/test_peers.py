@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
+from benchmarks.measure.checks import must_equal
 from benchmarks.peers import PEERS, Array, Peer, Unsupported
-from benchmarks.workloads import must_equal
 
 VERBS = ("store_many", "store_single", "read_single", "read_many", "open_reader")
 COUNT = 40  # more files than are synced one by one

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import progress
-from benchmarks.progress import CellProgress, Pace, PairProgress
+from benchmarks.suite import progress
+from benchmarks.suite.progress import CellProgress, Pace, PairProgress
 
 
 class Reporter:

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import imgstore
-from benchmarks import contest, floor, gate, proving, verdicts, worker, workloads
-from benchmarks.contest import NEW, REF, Key
-from benchmarks.proving import CELLS, KINDS, Kind, busy, one_after_the_other, planted_trees, prove, run, table
-from benchmarks.verdicts import SAME, SLOWER, Row
+from benchmarks.gate import __main__, contest, proving, verdicts
+from benchmarks.gate.contest import NEW, REF, Key
+from benchmarks.gate.proving import CELLS, KINDS, Kind, busy, one_after_the_other, planted_trees, prove, run, table
+from benchmarks.gate.verdicts import SAME, SLOWER, Row
+from benchmarks.measure import floor, worker
+from benchmarks.measure import operations as workloads
 
 SLOWED = next(kind for kind in KINDS if kind.name == "slower by 20%")
 FASTER_ = next(kind for kind in KINDS if kind.side == REF)
@@ -205,7 +207,7 @@ def test_the_command_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["gate", "--prove", f"--results={tmp_path / 'proving.json'}"])
     with pytest.raises(SystemExit) as ended:
-        gate.main()
+        __main__.main()
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
 
 

@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 
 import imgstore
-from benchmarks import floor, readers
-from benchmarks.images import Repeated
-from benchmarks.readers import Helper, HelperError, InProcesses, ReadWhileReplaced, reading
+from benchmarks.measure import floor
+from benchmarks.measure import processes as readers
+from benchmarks.measure.cell import BATCH, Cell, Rounds, Terms
+from benchmarks.measure.checks import WrongResultError
+from benchmarks.measure.images import Repeated
+from benchmarks.measure.operations import measure
+from benchmarks.measure.processes import Helper, HelperError, InProcesses, ReadWhileReplaced, reading
+from benchmarks.measure.reading import ReadBatch, ReadMany
 from benchmarks.tests.test_workloads import BACKENDS, COUNT, LABELS, MIXED, ONCE, PIXELS, FakeBenchmark
-from benchmarks.workloads import BATCH, Cell, ReadBatch, ReadMany, Rounds, Terms, WrongResultError, measure
 
 KINDS = (ReadBatch, ReadMany)
 MEASURING = """
@@ -192,7 +196,7 @@ def test_cold_readers_hold_nothing_when_the_store_is_evicted(tmp_path: Path, mon
     workload = InProcesses(ReadBatch, cell_of(tmp_path, "lmdb", terms=Terms(cold=True)), 2)
     held: list[list[str]] = []
     monkeypatch.setattr(
-        "benchmarks.workloads.evict",
+        "benchmarks.measure.machine.evict",
         lambda directory: held.extend(maps_of(each.process.pid, directory) for each in workload.helpers),
     )
     for _ in range(3):
@@ -271,7 +275,7 @@ def test_the_pilot_does_not_time_the_start(tmp_path: Path, quick: None, monkeypa
         start()
 
     monkeypatch.setattr(workload, "start", slow)
-    monkeypatch.setattr("benchmarks.workloads.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("benchmarks.measure.operations.time", SimpleNamespace(perf_counter=lambda: clock.now))
     assert workload.pilot() == 0 and clock.now == 5
     workload.finish()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import add_figures, summary
+from benchmarks.report.terminal import add_figures, summary
 
 
 class Measured:

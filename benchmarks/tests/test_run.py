@@ -26,12 +26,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import conftest
 import imgstore
-from benchmarks import workloads
-from benchmarks.images import synthetic
-from benchmarks.terms import RAM_DISKS, file_system
-from benchmarks.workloads import Cell, Terms, disk_bytes
+from benchmarks.measure.cell import SPARE_BYTES, Cell, Terms
+from benchmarks.measure.images import synthetic
+from benchmarks.measure.machine import disk_bytes
+from benchmarks.report.conditions import RAM_DISKS, file_system
+from benchmarks.suite import cells
+from benchmarks.tests.everywhere import put
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ("store_single", "store_many", "read_single", "read_one", "read_many", "read_batch")
@@ -86,7 +87,7 @@ FULL_DISK = """
 LITTLE_ROOM = """
     from benchmarks import workloads
 
-    workloads.free_disk = lambda directory: 257 << 20
+    machine.free_disk = lambda directory: 257 << 20
 """
 HANG = """
     import os
@@ -691,9 +692,9 @@ def test_the_room_that_is_needed_is_that_of_the_test(
     """4 GiB for batches of 1 MiB; no disk for another copy of the store."""
     images = np.broadcast_to(np.zeros((1024, 1024), np.uint8), (10, 1024, 1024))
     stored = Cell("hdf5", None, images, np.zeros(10, np.int64), "/", Terms())
-    monkeypatch.setattr(workloads, "free_memory", lambda: (4 << 30) + workloads.SPARE_BYTES)
-    monkeypatch.setattr(workloads, "free_disk", lambda directory: workloads.SPARE_BYTES)
-    assert room in str(conftest.why_not_run(stored, name, number))
+    put(monkeypatch, "free_memory", lambda: (4 << 30) + SPARE_BYTES)
+    put(monkeypatch, "free_disk", lambda directory: SPARE_BYTES)
+    assert room in str(cells.why_not_run(stored, name, number))
 
 
 def test_cells_without_room_are_skipped_with_the_reason(tmp_path: Path) -> None:
@@ -709,13 +710,13 @@ def test_a_peer_that_gives_all_or_none_is_skipped_where_parts_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, skipped: bool
 ) -> None:
     cell = Cell(name, None, np.zeros((3, 4, 4), np.uint8), np.zeros(3, np.int64), str(tmp_path), Terms())
-    assert conftest.why_not(cell) is None
-    monkeypatch.setattr(workloads, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(workloads, "PART_BYTES", 16)
+    assert cells.why_not(cell) is None
+    put(monkeypatch, "WHOLE_BYTES", 0)
+    put(monkeypatch, "PART_BYTES", 16)
     reason = "they are read in parts, and tfrecord gives all or none" if skipped else None
-    assert conftest.why_not(cell) == reason
+    assert cells.why_not(cell) == reason
     monkeypatch.undo()
-    assert [conftest.why_not_run(cell, "read_many", readers) for readers in (None, 1)] == [None, reason]
+    assert [cells.why_not_run(cell, "read_many", readers) for readers in (None, 1)] == [None, reason]
 
 
 def test_a_ram_disk_is_warned_of_and_never_cold(tmp_path: Path, begun: Callable[..., Run]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.runs import Place, RunError, Setting, Spread, digits, in_order, in_seconds, names, read_run
+from benchmarks.report.runs import Place, RunError, Setting, Spread, digits, in_order, in_seconds, names, read_run
 from benchmarks.tests.saved import cell, document, runs, saved
 
 WARM = Setting("warm", 1, 0)

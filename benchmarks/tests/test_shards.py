@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import imgstore
-from benchmarks import shards
-from benchmarks.images import open_source
-from benchmarks.workloads import Cell, Terms, WrongResultError
+from benchmarks.measure.cell import Cell, Terms
+from benchmarks.measure.checks import WrongResultError
+from benchmarks.measure.images import open_source
+from benchmarks.studies import shards
 from imgstore import BACKENDS
 
 COUNT = 200

@@ -19,10 +19,11 @@ import PIL
 import pytest
 import xxhash
 
-from benchmarks import terms
-from benchmarks.images import Source, contact_sheet, synthetic
-from benchmarks.terms import file_system, forget_clock_speed, incomparable, missing_rows, recorded, shown
-from benchmarks.workloads import Terms, free_memory
+from benchmarks.measure.cell import Terms
+from benchmarks.measure.images import Source, contact_sheet, synthetic
+from benchmarks.measure.machine import free_memory
+from benchmarks.report import conditions as terms
+from benchmarks.report.conditions import file_system, forget_clock_speed, incomparable, missing_rows, recorded, shown
 
 FLOOR, LMDB, HDF5 = (f"benchmarks/test_read.py::test_read_one[10-{name}]" for name in ("floor", "lmdb", "hdf5"))
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.verdicts import (
+from benchmarks.gate.verdicts import (
     ERROR_RATE,
     FASTER,
     INCONCLUSIVE,

@@ -17,27 +17,16 @@ import numpy as np
 import pytest
 
 import imgstore
-from benchmarks import floor, workloads
-from benchmarks.images import Repeated
-from benchmarks.terms import file_system
-from benchmarks.workloads import (
-    BATCH,
-    LONG_SECONDS,
-    Array,
-    Cell,
-    ReadBatch,
-    ReadMany,
-    ReadOne,
-    ReadSingle,
-    Rounds,
-    StoreMany,
-    StoreSingle,
-    Terms,
-    Workload,
-    WrongResultError,
-    measure,
-    missing_room,
-)
+from benchmarks.measure import checks, floor, machine
+from benchmarks.measure.cell import BATCH, Array, Cell, Rounds, Terms, missing_room, parts_of
+from benchmarks.measure.checks import WrongResultError
+from benchmarks.measure.images import Repeated
+from benchmarks.measure.operations import measure
+from benchmarks.measure.reading import ReadBatch, ReadMany, ReadOne, ReadSingle
+from benchmarks.measure.storing import LONG_SECONDS, StoreMany, StoreSingle
+from benchmarks.measure.workload import Workload
+from benchmarks.report.conditions import file_system
+from benchmarks.tests.everywhere import put
 
 COUNT = 5
 PEAK = 123
@@ -178,7 +167,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Cell:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where disk and memory are of no interest: a sync waits for everything that the machine is writing."""
     monkeypatch.setattr(os, "sync", lambda: None)
-    monkeypatch.setattr(workloads, "peak_growth", lambda call: PEAK)
+    put(monkeypatch, "peak_growth", lambda call: PEAK)
 
 
 def every(kinds: tuple[type[Workload], ...] = KINDS) -> pytest.MarkDecorator:
@@ -281,10 +270,10 @@ def logged(log: list[str], entry: str, function: Callable[..., Any] = lambda *_:
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens, in order; `noted` adds a backend's calls."""
     log: list[str] = []
-    monkeypatch.setattr(workloads, "settle", logged(log, "settle"))
-    monkeypatch.setattr(workloads, "evict", logged(log, "evict"))
-    monkeypatch.setattr(workloads, "must_equal", logged(log, "check", workloads.must_equal))
-    monkeypatch.setattr(workloads, "peak_growth", logged(log, "peak:", lambda call: call()))
+    put(monkeypatch, "settle", logged(log, "settle"))
+    put(monkeypatch, "evict", logged(log, "evict"))
+    put(monkeypatch, "must_equal", logged(log, "check", checks.must_equal))
+    put(monkeypatch, "peak_growth", logged(log, "peak:", lambda call: call()))
     return log
 
 
@@ -336,7 +325,7 @@ def test_rounds_fill_the_time_but_are_never_too_few(
 
 
 def test_a_pilot_counts_the_preparation(tiny: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workloads, "settle", lambda: time.sleep(0.05))
+    put(monkeypatch, "settle", lambda: time.sleep(0.05))
     workload = StoreMany(tiny)
     assert workload.pilot() > 0.05
     workload.finish()
@@ -478,11 +467,11 @@ def test_evict_drops_every_file_once_it_is_synced(tmp_path: Path, monkeypatch: p
     for file in files:
         file.write_bytes(bytes(9))
     log: list[Any] = []
-    monkeypatch.setattr(workloads, "settle", lambda: log.append("settle"))
+    put(monkeypatch, "settle", lambda: log.append("settle"))
     monkeypatch.setattr(
         os, "posix_fadvise", lambda descriptor, *rest: log.append((os.readlink(f"/proc/self/fd/{descriptor}"), *rest))
     )
-    workloads.evict(str(tmp_path))
+    machine.evict(str(tmp_path))
     assert log[0] == "settle"
     assert sorted(log[1:]) == sorted((str(file), 0, 0, os.POSIX_FADV_DONTNEED) for file in files)
 
@@ -573,7 +562,7 @@ def test_nothing_holds_the_store_when_it_is_evicted(
     monkeypatch: pytest.MonkeyPatch, tiny: Cell, kind: type[Workload]
 ) -> None:
     held: list[list[str]] = []
-    monkeypatch.setattr(workloads, "evict", lambda directory: held.append(in_use(directory)))
+    put(monkeypatch, "evict", lambda directory: held.append(in_use(directory)))
     measure(FakeBenchmark(), kind(dataclasses.replace(tiny, terms=Terms(cold=True))), Rounds(2, 0))
     assert held[:3] == [[], [], []]
 
@@ -600,8 +589,8 @@ def test_a_warm_reader_stays_open_and_a_cold_one_is_opened_anew(tiny: Cell, kind
 
 
 def roomy(monkeypatch: pytest.MonkeyPatch, disk: int = 1 << 60, memory: int = 1 << 60) -> None:
-    monkeypatch.setattr(workloads, "free_disk", lambda directory: disk)
-    monkeypatch.setattr(workloads, "free_memory", lambda: memory)
+    put(monkeypatch, "free_disk", lambda directory: disk)
+    put(monkeypatch, "free_memory", lambda: memory)
 
 
 @pytest.fixture
@@ -657,8 +646,8 @@ def test_what_is_read_in_parts_needs_room_for_a_part(monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read at once are two images, about."""
-    monkeypatch.setattr(workloads, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(workloads, "PART_BYTES", 2 * 6 * 4 * 3)
+    put(monkeypatch, "WHOLE_BYTES", 0)
+    put(monkeypatch, "PART_BYTES", 2 * 6 * 4 * 3)
 
 
 def lie_about(label: int) -> Callable[[list[Array], Array], tuple[list[Array], Array]]:
@@ -728,9 +717,9 @@ def test_each_part_is_let_go_of_before_the_next(tiny: Cell, in_parts: None) -> N
 def test_parts_are_all_images_in_order(
     monkeypatch: pytest.MonkeyPatch, images: Any, whole: int, part: int, expected: int
 ) -> None:
-    monkeypatch.setattr(workloads, "WHOLE_BYTES", whole)
-    monkeypatch.setattr(workloads, "PART_BYTES", part)
-    parts = workloads.parts_of(images)
+    put(monkeypatch, "WHOLE_BYTES", whole)
+    put(monkeypatch, "PART_BYTES", part)
+    parts = parts_of(images)
     assert np.concatenate(parts).tolist() == list(range(len(images)))
     assert len(parts) == expected
 
@@ -759,8 +748,8 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, tiny: Cell, monkeypatc
 
 def test_free_room_is_what_the_system_says(tmp_path: Path) -> None:
     status, page = os.statvfs(tmp_path), os.sysconf("SC_PAGE_SIZE")
-    assert workloads.free_disk(str(tmp_path)) == pytest.approx(status.f_bavail * status.f_frsize, rel=0.1)
-    assert os.sysconf("SC_AVPHYS_PAGES") * page / 2 < workloads.free_memory() <= os.sysconf("SC_PHYS_PAGES") * page
+    assert machine.free_disk(str(tmp_path)) == pytest.approx(status.f_bavail * status.f_frsize, rel=0.1)
+    assert os.sysconf("SC_AVPHYS_PAGES") * page / 2 < machine.free_memory() <= os.sysconf("SC_PHYS_PAGES") * page
 
 
 def test_disk_bytes_are_those_that_files_take(tmp_path: Path) -> None:
@@ -769,5 +758,5 @@ def test_disk_bytes_are_those_that_files_take(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "full", tmp_path / "deep" / "full")
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(1 << 30)
-    workloads.settle()
-    assert 2 * 8192 <= workloads.disk_bytes(str(tmp_path)) < 1 << 20
+    machine.settle()
+    assert 2 * 8192 <= machine.disk_bytes(str(tmp_path)) < 1 << 20

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from imgstore import Reader, open_reader
-from imgstore._checksums import checksum
-from imgstore._generations import PLAN, SHARDS, Generation
+from imgstore.core.checksums import checksum
+from imgstore.core.generations import PLAN, SHARDS, Generation
 from imgstore.decoding import read_image, suffixes
 from imgstore.errors import SourceError, reason_of
 from imgstore.sources.account import EXPECTED, account, less_than_they_have, not_looked_at, nothing_readable

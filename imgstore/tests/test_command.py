@@ -19,7 +19,9 @@ import pytest
 from PIL import Image
 
 import imgstore
-from imgstore import BACKENDS, __main__
+from imgstore import BACKENDS
+from imgstore.command import convert, progress
+from imgstore.command import main as __main__
 from imgstore.errors import StoreBusyError
 from imgstore.sources import fingerprint, open_source
 from imgstore.tests.checks import Record, current, files, read_back, record, records
@@ -160,7 +162,7 @@ def test_no_single_is_lost_while_a_store_takes_its_own_place(
             imgstore.disk.store_single(source, PHOTOS["bee/top.png"], 2, 1)
         return reader
 
-    monkeypatch.setattr("imgstore.__main__.open_source", open_and_be_late)
+    monkeypatch.setattr("imgstore.command.convert.open_source", open_and_be_late)
     assert run("convert", dest, dest, "--backend=lmdb", "--replace").status == 0
 
 
@@ -246,7 +248,7 @@ def test_an_image_that_the_format_cannot_hold_is_named(photos: Path, dest: Path,
 def test_a_file_that_the_format_cannot_hold_is_named(
     photos: Path, dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgstore.disk._LARGEST_PIXELS", 20)
+    monkeypatch.setattr("imgstore.disk.LARGEST_PIXELS", 20)
     ended = run("convert", photos, dest, "--backend=disk")
     must_be_refused(ended, 1, f"{photos / 'ant/2.png'}: image 0: has 7 x 3 pixels")
 
@@ -367,7 +369,7 @@ def test_a_store_that_comes_up_meanwhile_is_not_replaced(
     def just_before(root: str, replace: bool) -> None:
         backend.store_many(root, pixels(1, (2, 3, 3), BYTE), [0, 1])
 
-    monkeypatch.setattr("imgstore.__main__.must_be_free", just_before)
+    monkeypatch.setattr("imgstore.command.convert.must_be_free", just_before)
     must_be_refused(run("convert", photos, dest, "--backend=hdf5"), 2, "there is a store at")
     assert len(held(dest)) == 2
 
@@ -571,7 +573,7 @@ def test_a_store_in_which_an_image_was_replaced_is_another_source(backend: Modul
 def test_an_image_of_a_shard_that_cannot_be_stored_is_named(
     photos: Path, dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgstore.disk._LARGEST_PIXELS", 20)
+    monkeypatch.setattr("imgstore.disk.LARGEST_PIXELS", 20)
     for name in ("ant/2.png", "ant/3.png"):
         Image.fromarray(pixels(1, (2, 2), BYTE)).save(photos / name)
     Image.fromarray(pixels(1, (5, 5), BYTE)).save(photos / "zebra/1.png")
@@ -582,7 +584,7 @@ def test_an_image_of_a_shard_that_cannot_be_stored_is_named(
 def test_a_bad_dest_for_shards_is_refused_before_anything_is_read(
     photos: Path, store: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(__main__, "open_source", None)
+    monkeypatch.setattr(convert, "open_source", None)
     (tmp_path / "file").touch()
     for dest, reason in ((store, "holds other files"), (tmp_path / "file/dest", "cannot be made or written to")):
         ended = run("convert", photos, dest, "--backend=hdf5", "--shard-images=2")
@@ -672,10 +674,10 @@ def test_a_message_takes_the_place_of_how_far_it_was(
     photos: Path, dest: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "zebra/1.png").write_bytes(b"no image")
-    monkeypatch.setattr(__main__, "SHOWN_EVERY", 0)
+    monkeypatch.setattr(progress, "SHOWN_EVERY", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    *_, progress, message = run("convert", photos, dest, "--backend=disk").err.split(__main__.START_OF_LINE)
-    assert progress.startswith("storing 3 of 4 images, ") and message.startswith("python -m imgstore: ")
+    *_, shown, message = run("convert", photos, dest, "--backend=disk").err.split(progress.START_OF_LINE)
+    assert shown.startswith("storing 3 of 4 images, ") and message.startswith("python -m imgstore: ")
 
 
 def test_ctrl_c_ends_with_130_and_leaves_dest_as_it_was(photos: Path, dest: Path) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from imgstore import _misread, decoding
+from imgstore import decoding
+from imgstore._decoding import misread as _misread
 from imgstore.decoding import Less, decode_file, read_image
 from imgstore.errors import SourceError
 from imgstore.tests import image_files

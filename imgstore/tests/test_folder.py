@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import imgstore
-from imgstore import __main__, decoding
+from imgstore import decoding
+from imgstore.command import main as __main__
 from imgstore.errors import SourceError
 from imgstore.sources import ImageFolder, not_looked_at, open_source, part_of
 
@@ -378,8 +379,8 @@ def test_images_that_cannot_be_read_are_not_kept(tmp_path: Path, what: str) -> N
     }
     script = f"""
 import resource, sys
-from benchmarks import images
-from imgstore import __main__
+from benchmarks.measure import images
+from imgstore.command import main as __main__
 skip = ["--skip-unreadable"]
 import imgstore.sources, PIL.JpegImagePlugin, PIL.Image
 PIL.Image.init()

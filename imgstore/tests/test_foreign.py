@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore._files import write_file
+from imgstore.core.files import write_file
 from imgstore.errors import CorruptStoreError, InvalidArgumentError, StoreBusyError, StoreNotFoundError
 from imgstore.tests.checks import current, files, record, records
 from imgstore.tests.faults import damage
@@ -212,7 +212,7 @@ def test_a_store_that_the_root_leads_to_meanwhile_stays(
         root.unlink()
         root.symlink_to(other)
 
-    monkeypatch.setattr("imgstore._generations.write_file", write_and_switch)
+    monkeypatch.setattr("imgstore.core.writing.write_file", write_and_switch)
     with pytest.raises(StoreBusyError, match="leads to another folder"):
         backend.store_many(root, IMAGES[:2], [1, 2], durable=False)
     assert files(other) == before

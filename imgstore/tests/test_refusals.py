@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgstore import BACKENDS, errors
-from imgstore._files import NewFile
+from imgstore.core.files import NewFile
 from imgstore.errors import (
     ClusterError,
     CorruptStoreError,

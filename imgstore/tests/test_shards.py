@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore import _shards, shards
-from imgstore._checksums import checksum
-from imgstore._generations import replace_text, writing
-from imgstore._mapped import Mapped
+from imgstore import shards
+from imgstore.core.checksums import checksum
+from imgstore.core.mapped import Mapped
+from imgstore.core.writing import replace_text, writing
 from imgstore.errors import (
     CorruptStoreError,
     ImageNotFoundError,
@@ -34,6 +34,8 @@ from imgstore.errors import (
     StoreReplacedError,
     UnsupportedImageError,
 )
+from imgstore.shards import reader as _shards
+from imgstore.shards import storing
 from imgstore.tests.checks import current, files, in_child, python_of_the_readme, read_back, record, records, refused
 from imgstore.tests.strategies import Array, pixels
 
@@ -599,7 +601,7 @@ def test_a_task_that_runs_twice_at_once_stores_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan, drawn, waits, told = plan_of(tmp_path), list[int](), threading.Event(), list[Any]()
-    monkeypatch.setattr("imgstore.shards.time.sleep", lambda seconds: waits.set())
+    monkeypatch.setattr("imgstore.shards.storing.time.sleep", lambda seconds: waits.set())
 
     def pairs() -> Iterator[Pair]:
         drawn.append(1)
@@ -607,7 +609,7 @@ def test_a_task_that_runs_twice_at_once_stores_once(
         yield images_of()[0], 5
 
     def task() -> None:
-        told.append(shards._store_shard(str(tmp_path), plan, 0, pairs, "lmdb"))
+        told.append(storing._store_shard(str(tmp_path), plan, 0, pairs, "lmdb"))
 
     threads = [threading.Thread(target=task) for _ in range(2)]
     for thread in threads:
@@ -621,7 +623,7 @@ def test_a_task_that_runs_twice_at_once_stores_once(
 
 def test_a_worker_that_sees_another_folder_stores_nothing(tmp_path: Path) -> None:
     with refused(tmp_path, InvalidArgumentError, f"root: {tmp_path} on ") as caught:
-        shards._store_shard(str(tmp_path), "imgstore-plan lmdb 1 0\n", 0, Failing(0), "lmdb")
+        storing._store_shard(str(tmp_path), "imgstore-plan lmdb 1 0\n", 0, Failing(0), "lmdb")
     assert "is not the folder of this run" in str(caught[0])
 
 
@@ -638,7 +640,7 @@ def test_a_task_of_a_run_that_was_given_up_stores_nothing(tmp_path: Path, monkey
 
     def refuses(partition: Any) -> None:
         with pytest.raises(InvalidArgumentError, match="is not the folder of this run"):
-            shards._store_shard(str(tmp_path), plan, 0, partition, "lmdb")
+            storing._store_shard(str(tmp_path), plan, 0, partition, "lmdb")
         assert not (tmp_path / "shard-000000/CURRENT").exists()
 
     refuses(pairs)
@@ -649,7 +651,7 @@ def test_a_task_of_a_run_that_was_given_up_stores_nothing(tmp_path: Path, monkey
         locked.close()
         begin()
 
-    monkeypatch.setattr("imgstore.shards.time.sleep", wait)
+    monkeypatch.setattr("imgstore.shards.storing.time.sleep", wait)
     refuses(given)
     assert given.drawn == 0
 
@@ -681,7 +683,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         written.append((name, sorted(path.parent.name for path in Path(root).glob("shard-*/CURRENT"))))
         replace_text(root, name, text)
 
-    monkeypatch.setattr("imgstore.shards.replace_text", noting)
+    monkeypatch.setattr("imgstore.shards.storing.replace_text", noting)
     shards.store(tmp_path, [Failing(0), Failing(3)], backend="lmdb")
     assert written == [("PLAN", []), ("SHARDS", ["shard-000000", "shard-000001"])]
     assert set(files(tmp_path)) >= {"SHARDS", "LOCK"} and not (tmp_path / "PLAN").exists()

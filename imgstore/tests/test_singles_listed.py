@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore._files import NewFile
+from imgstore.core.files import NewFile
 from imgstore.errors import CorruptStoreError
 from imgstore.tests.checks import current, record
 

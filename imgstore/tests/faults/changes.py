@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from imgstore import BACKENDS
-from imgstore._images import Array, Labels
+from imgstore.core.blocks import Array, Labels
 from imgstore.errors import StoreNotFoundError
 from imgstore.tests.checks import Record, record, records
 from imgstore.tests.faults.plain import PLAIN

@@ -28,7 +28,10 @@ import xxhash
 from numpy.typing import NDArray
 
 import imgstore
-from imgstore import _hdf5_structure, _images, _lmdb_tree, _reading
+from imgstore._hdf5 import structure as _hdf5_structure
+from imgstore._lmdb import tree as _lmdb_tree
+from imgstore.core import blocks as _images
+from imgstore.core import reading as _reading
 from imgstore.errors import CorruptStoreError, ImgstoreError
 from imgstore.tests.checks import Record, record
 from imgstore.tests.faults.changes import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import imgstore
-from imgstore import __main__
+from imgstore.command import main as __main__
 from imgstore.tests.faults.children import forked
 
 BESIDE = 64 << 20  # bytes that a verb may hold beside what it returns and one copy of one image

@@ -10,7 +10,7 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from imgstore._images import Array, Labels
+from imgstore.core.blocks import Array, Labels
 
 Root = str | os.PathLike[str]
 

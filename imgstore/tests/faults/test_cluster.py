@@ -25,8 +25,9 @@ from PIL import Image
 
 import imgstore
 from imgstore import shards
-from imgstore.__main__ import connected, main
-from imgstore._generations import writing
+from imgstore.command.cluster import connected
+from imgstore.command.main import main
+from imgstore.core.writing import writing
 from imgstore.errors import ClusterError, CorruptStoreError, InvalidArgumentError, StoreBusyError
 from imgstore.tests.checks import A_MINUTE, current, records
 from imgstore.tests.faults.mounts import memory, run
@@ -126,7 +127,7 @@ class Cluster:
         self.folder, self.hosts, self.host = folder, hosts, host
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
-            ["distributed", "imgstore.shards", "pytest"]
+            ["distributed", "imgstore.shards.storing", "pytest"]
         )  # a process then starts at once
         self.processes: list[Any] = []
         self.start_scheduler(**options)
@@ -408,7 +409,7 @@ def test_a_scheduler_that_was_lost_before(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_no_scheduler_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgstore.__main__.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("imgstore.command.cluster.CONNECT_SECONDS", 0.3)
     for address in ("tcp://127.0.0.1:1", "nonsense://"):
         with pytest.raises(InvalidArgumentError) as info, connected(address):
             pass

@@ -26,7 +26,8 @@ import numpy as np
 import pytest
 
 import imgstore
-from imgstore import Reader, _generations
+from imgstore import Reader
+from imgstore.core import removing
 from imgstore.errors import StoreBusyError, StoreReplacedError
 from imgstore.tests.checks import A_MINUTE, Record, in_child, record
 from imgstore.tests.faults.changes import OURS, STORES, Store
@@ -84,7 +85,7 @@ class Version(NamedTuple):
 @contextlib.contextmanager
 def removing_half() -> Iterator[None]:
     """Generations lose their singles, and all else only by the writer after the next."""
-    whole = _generations._remove_generation
+    whole = removing.remove_generation
 
     def remove(path: str) -> None:
         singles = os.path.join(path, "singles")
@@ -93,7 +94,7 @@ def removing_half() -> Iterator[None]:
         else:
             whole(path)
 
-    with mock.patch.object(_generations, "_remove_generation", remove):
+    with mock.patch.object(removing, "remove_generation", remove):
         yield
 
 

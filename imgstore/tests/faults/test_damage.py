@@ -16,7 +16,7 @@ import pytest
 
 import imgstore
 from imgstore import lmdb
-from imgstore._checksums import image_checksum
+from imgstore.core.checksums import image_checksum
 from imgstore.errors import CorruptStoreError, StoreNotFoundError
 from imgstore.tests.checks import Record, record, records
 from imgstore.tests.faults import damage, lmdb_pages

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 import imgstore
-from imgstore import __main__
+from imgstore.command import main as __main__
 from imgstore.tests.checks import records
 from imgstore.tests.faults.changes import CHANGES, Case, MakeCase, Store, found, ours, pictures
 from imgstore.tests.faults.children import Raised, forked

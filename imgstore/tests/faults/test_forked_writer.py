@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from imgstore import _images
+from imgstore.core import blocks as _images
 from imgstore.errors import InvalidArgumentError, StoreBusyError
 from imgstore.tests.checks import files, records
 from imgstore.tests.faults.changes import SIDE, Store, found, litter, ours, pictures

@@ -14,7 +14,8 @@ import pytest
 import xxhash
 
 import imgstore
-from imgstore import _images, shards
+from imgstore import shards
+from imgstore.core import blocks as _images
 from imgstore.errors import CorruptStoreError
 from imgstore.tests.checks import record
 from imgstore.tests.faults import damage, greedy, lmdb_pages

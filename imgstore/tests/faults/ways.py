@@ -14,7 +14,9 @@ from unittest import mock
 import numpy as np
 
 import imgstore
-from imgstore import Reader, __main__, _images
+from imgstore import Reader
+from imgstore.command import main as __main__
+from imgstore.core import blocks as _images
 from imgstore.errors import CorruptStoreError
 from imgstore.tests.checks import Record, record
 from imgstore.tests.faults.changes import Store

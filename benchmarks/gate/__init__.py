@@ -1,0 +1,1 @@
+"""--against: whether a commit made storing or reading slower."""

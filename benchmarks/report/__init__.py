@@ -1,0 +1,1 @@
+"""What a run says: the tables of the terminal, the page, the answers."""

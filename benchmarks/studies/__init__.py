@@ -1,0 +1,1 @@
+"""Tables of ratios that the documents hold."""

@@ -1,0 +1,1 @@
+"""What only the format of files in a folder needs."""

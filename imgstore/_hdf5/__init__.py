@@ -1,0 +1,1 @@
+"""What only the HDF5 format needs."""

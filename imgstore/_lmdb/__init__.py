@@ -1,0 +1,1 @@
+"""What only the LMDB format needs."""
