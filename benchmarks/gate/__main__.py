@@ -1,4 +1,4 @@
-"""python -m benchmarks.gate.compare --prove"""
+"""python -m benchmarks.gate --prove"""
 
 import argparse
 import signal
@@ -11,7 +11,7 @@ RESULTS = Path(".benchmarks", "proving.json")  # not in the repository: they are
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gate.compare", description=__doc__.partition("\n\n")[2])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__.partition("\n\n")[2])
     parser.add_argument("--prove", action="store_true", required=True, help="judge planted changes and print the rates")
     parser.add_argument("--against-budget", metavar="SECONDS", type=float, default=60, help="of a run; default: 60")
     most = max(kind.runs for kind in KINDS)

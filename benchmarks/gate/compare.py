@@ -1,6 +1,6 @@
 """`pytest benchmarks --against REF`: whether the working tree is slower than another commit, and which cells.
 
-`python -m benchmarks.gate.compare --prove` measures how often its verdicts are right.
+`python -m benchmarks.gate --prove` measures how often its verdicts are right.
 """
 
 import os

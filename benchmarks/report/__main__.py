@@ -1,4 +1,4 @@
-"""python -m benchmarks.report.terminal RUN... --out DIR"""
+"""python -m benchmarks.report RUN... --out DIR"""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from benchmarks.report.writing import write_page
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report.terminal",
+        prog="python -m benchmarks.report",
         description="Make one page and its charts of saved runs; of several, their history too.",
     )
     parser.add_argument(

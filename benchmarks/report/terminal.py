@@ -1,6 +1,6 @@
 """What a run says: the figures of each cell, and the summary below pytest-benchmark's tables.
 
-`python -m benchmarks.report.terminal FILE.json ... --out DIR` makes the page and the charts of saved runs.
+`python -m benchmarks.report FILE.json ... --out DIR` makes the page and the charts of saved runs.
 """
 
 import math

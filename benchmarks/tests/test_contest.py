@@ -393,7 +393,7 @@ def test_a_worker_measures_the_package_of_its_tree(tree: Path, source: str, tmp_
             assert started.ask("round", 3) > 0
             assert started.ask("close") is None
     files = (tmp_path / "imported").read_text(encoding="utf-8").split()
-    assert files == [str(tree / "imgstore" / "disk.py"), str(tree / "benchmarks" / "floor.py")]
+    assert files == [str(tree / "imgstore" / "disk.py"), str(tree / "benchmarks" / "measure" / "floor.py")]
 
 
 def test_a_worker_stays_on_its_core(tree: Path, source: str, tmp_path: Path) -> None:

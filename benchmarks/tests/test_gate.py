@@ -39,7 +39,7 @@ SIMULATED = """
     import itertools
     import os
 
-    from benchmarks import contest
+    from benchmarks.gate import contest
 
     moods = itertools.cycle([0.99, 1.0, 1.01, 1.0, 1.005])
 
@@ -203,7 +203,7 @@ def test_uncommitted_changes_are_compared_and_what_ref_cannot_run_is_told(tmp_pa
 
 
 def test_processes_that_do_not_start_are_no_pass(tmp_path: Path, repository: Path) -> None:
-    worker = repository / "benchmarks" / "worker.py"
+    worker = repository / "benchmarks" / "measure" / "worker.py"
     worker.write_text(NO_WORKER + worker.read_text(encoding="utf-8"), encoding="utf-8")
     run = compare(tmp_path, repository, "--against=HEAD", "-kread_single")
     assert run.status == pytest.ExitCode.USAGE_ERROR and not run.left
@@ -344,7 +344,7 @@ def test_requirements_differ_by_packages_not_by_words(repository: Path, there: s
 def test_what_measures_is_copied_too(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Measured(Contest):
         def run(self, keys: Iterable[Key]) -> dict[Key, Row]:
-            assert all(os.path.exists(os.path.join(tree, "benchmarks", "worker.py")) for tree in self.trees)
+            assert all(os.path.exists(os.path.join(tree, "benchmarks", "measure", "worker.py")) for tree in self.trees)
             return {}
 
     monkeypatch.setattr(gate, "Contest", Measured)

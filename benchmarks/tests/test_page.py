@@ -94,7 +94,7 @@ def test_a_report_keeps_its_run_without_the_rounds_and_the_machines_name(real: P
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    """`python -m benchmarks.report.terminal` with these arguments, in this process."""
+    """`python -m benchmarks.report` with these arguments, in this process."""
     monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
     __main__.main()
 
@@ -257,7 +257,7 @@ def test_the_page_needs_nothing_else(full: Path) -> None:
 def test_a_file_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     arguments = (str(tmp_path / "x.json"), "--out", str(tmp_path / "out"))
-    started = [sys.executable, "-m", "benchmarks.report.terminal", *arguments]
+    started = [sys.executable, "-m", "benchmarks.report", *arguments]
     ended = subprocess.run(started, cwd=ROOT, capture_output=True, text=True)
     reason = f"error: {tmp_path / 'x.json'}: this is no saved run of imgstore's benchmarks"
     assert ended.returncode == 2 and reason in ended.stderr.splitlines()[-1]

@@ -29,8 +29,8 @@ KINDS = (ReadBatch, ReadMany)
 MEASURING = """
     import time
     import numpy as np
-    from benchmarks.readers import ReadWhileReplaced
-    from benchmarks.workloads import Cell, Terms
+    from benchmarks.measure.processes import ReadWhileReplaced
+    from benchmarks.measure.cell import Cell, Terms
     from imgstore import hdf5
 
     if __name__ == "__main__":
@@ -196,7 +196,7 @@ def test_cold_readers_hold_nothing_when_the_store_is_evicted(tmp_path: Path, mon
     workload = InProcesses(ReadBatch, cell_of(tmp_path, "lmdb", terms=Terms(cold=True)), 2)
     held: list[list[str]] = []
     monkeypatch.setattr(
-        "benchmarks.measure.machine.evict",
+        "benchmarks.measure.reading.evict",
         lambda directory: held.extend(maps_of(each.process.pid, directory) for each in workload.helpers),
     )
     for _ in range(3):
@@ -275,7 +275,7 @@ def test_the_pilot_does_not_time_the_start(tmp_path: Path, quick: None, monkeypa
         start()
 
     monkeypatch.setattr(workload, "start", slow)
-    monkeypatch.setattr("benchmarks.measure.operations.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("benchmarks.measure.workload.time", SimpleNamespace(perf_counter=lambda: clock.now))
     assert workload.pilot() == 0 and clock.now == 5
     workload.finish()
 

@@ -74,7 +74,7 @@ SLOW = """
 FULL_DISK = """
     import errno
 
-    from benchmarks import floor
+    from benchmarks.measure import floor
 
     genuine = floor.store_many
 
@@ -85,9 +85,9 @@ FULL_DISK = """
     floor.store_many = full
 """
 LITTLE_ROOM = """
-    from benchmarks import workloads
+    from benchmarks.measure import cell
 
-    machine.free_disk = lambda directory: 257 << 20
+    cell.free_disk = lambda directory: 257 << 20
 """
 HANG = """
     import os
@@ -109,12 +109,12 @@ HANG = """
     imgstore.hdf5.{verb} = hanging
 """
 SHORT_ROUNDS = """
-    from benchmarks import readers
+    from benchmarks.measure import processes
 
-    readers.ROUND_SECONDS = 0.002
+    processes.ROUND_SECONDS = 0.002
 """
 NOTED_CALLS = """
-    from benchmarks import workloads
+    from benchmarks.measure import loader, processes, reading, storing
 
     def noted(kind, genuine):
         def call(self, *arguments):
@@ -125,7 +125,7 @@ NOTED_CALLS = """
         return call
 
     for name in {kinds}:
-        kind = getattr(workloads, name)
+        (kind,) = {{getattr(module, name) for module in (loader, processes, reading, storing) if hasattr(module, name)}}
         kind.call = noted(kind, kind.call)
 """
 
