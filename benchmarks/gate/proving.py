@@ -34,7 +34,7 @@ from benchmarks.gate.verdicts import FASTER, NOT_COMPARABLE, SLOWER, Verdict, wi
 from benchmarks.measure import floor, worker
 from benchmarks.measure import operations as workloads
 from benchmarks.measure.cell import Terms
-from benchmarks.measure.images import synthetic
+from benchmarks.measure.synthetic import synthetic
 
 CUTOFF = 100
 OPERATIONS = ("read_many", "store_many", "read_single", "store_single")  # each a backend's function

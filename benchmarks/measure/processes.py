@@ -24,7 +24,6 @@ from benchmarks.measure.checks import WrongResultError
 from benchmarks.measure.images import fingerprint
 from benchmarks.measure.machine import settle
 from benchmarks.measure.reading import ReadBatch, Reading, ReadingInOthers, ReadMany
-from imgstore.errors import StoreReplacedError
 
 ROUND_SECONDS = 0.1
 
@@ -137,7 +136,7 @@ class Rereading(ReadBatch):
         while True:
             try:
                 return self.reader.read_many(image_ids)
-            except StoreReplacedError:
+            except imgstore.errors.StoreReplacedError:
                 self.finish()
                 self.open()
 

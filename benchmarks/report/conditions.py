@@ -10,8 +10,9 @@ from typing import Any
 import h5py
 import lmdb
 
-from benchmarks.measure.images import Source, contact_sheet, sizes
+from benchmarks.measure.images import Source
 from benchmarks.measure.machine import total_memory
+from benchmarks.report.contact_sheet import contact_sheet, sizes
 
 RAM_DISKS = ("tmpfs", "ramfs")
 COMPARED = ("images", "terms", "file system")

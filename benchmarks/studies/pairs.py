@@ -20,10 +20,11 @@ import imgstore
 from benchmarks import peers
 from benchmarks.measure import floor
 from benchmarks.measure.cell import Cell, Terms
-from benchmarks.measure.images import Source, open_source
+from benchmarks.measure.images import Source
 from benchmarks.measure.operations import OPERATIONS, stores
 from benchmarks.measure.reading import ReadOne
 from benchmarks.measure.workload import Workload
+from benchmarks.sources import open_source
 from imgstore.errors import ImgstoreError
 
 SEED = 20

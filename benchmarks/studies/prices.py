@@ -22,10 +22,10 @@ import numpy as np
 
 from benchmarks.measure.cell import Cell, Terms
 from benchmarks.measure.checks import must_equal
-from benchmarks.measure.images import open_source
 from benchmarks.measure.reading import ReadBatch, ReadMany, ReadOne, ReadSingle, ThroughReader
 from benchmarks.measure.storing import StoreMany, StoreSingle
 from benchmarks.measure.workload import Workload
+from benchmarks.sources import open_source
 from benchmarks.studies.pairs import Ratio, alternate, timed
 from imgstore import BACKENDS
 from imgstore.core.blocks import blocks

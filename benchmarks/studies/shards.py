@@ -21,9 +21,9 @@ import numpy as np
 
 import imgstore
 from benchmarks.measure.cell import BATCH, Cell, Terms
-from benchmarks.measure.images import open_source
 from benchmarks.measure.machine import settle
 from benchmarks.measure.reading import ReadBatch
+from benchmarks.sources import open_source
 from benchmarks.studies.pairs import Ratio, alternate, timed
 from imgstore import BACKENDS, shards
 from imgstore.core.compared import convert

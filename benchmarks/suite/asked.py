@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.gate.reference import Reference
 from benchmarks.measure.cell import Terms
-from benchmarks.measure.images import Source, memory_to_open, open_source
+from benchmarks.measure.images import Source
 from benchmarks.measure.machine import free_memory
+from benchmarks.sources import memory_to_open, open_source
 from imgstore.errors import ImgstoreError, printable
 
 LABEL_BYTES = 8

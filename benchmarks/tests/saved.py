@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.floor import FLOOR
-from benchmarks.measure.images import contact_sheet, synthetic
 from benchmarks.measure.operations import OPERATIONS
+from benchmarks.measure.synthetic import synthetic
+from benchmarks.report.contact_sheet import contact_sheet
 from benchmarks.report.runs import Run, read_run
 from imgstore import BACKENDS
 

@@ -23,9 +23,9 @@ from benchmarks.gate.verdicts import FASTER, FEWEST_PAIRS, INCONCLUSIVE, NOT_COM
 from benchmarks.measure import worker
 from benchmarks.measure.cell import Terms
 from benchmarks.measure.checks import WrongResultError
-from benchmarks.measure.images import synthetic
 from benchmarks.measure.operations import OPERATIONS
 from benchmarks.measure.storing import StoreMany
+from benchmarks.measure.synthetic import synthetic
 from benchmarks.measure.worker import SLICE, Bench, CannotRunError, OutOfTimeError, ReadSlice, Worker, WorkerGoneError
 
 SOURCE = synthetic(10)

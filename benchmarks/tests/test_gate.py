@@ -20,7 +20,7 @@ from benchmarks.gate.reference import GateError, Reference
 from benchmarks.gate.tables import Outcome, as_json, markdown, sentence, table, write_reports
 from benchmarks.gate.verdicts import FASTER, INCONCLUSIVE, NOT_COMPARABLE, SAME, SLOWER, Change, Row
 from benchmarks.measure.cell import Terms
-from benchmarks.measure.images import synthetic
+from benchmarks.measure.synthetic import synthetic
 from benchmarks.suite.options import parsed_budget, parsed_report
 from benchmarks.tests.test_run import ROOT, SECONDS, Run, environment, killed_at_last, must_be_refused, plugin, wait_for
 

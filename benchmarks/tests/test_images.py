@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import imgstore
-from benchmarks.measure import images as images_module
-from benchmarks.measure.images import Repeated, Source, contact_sheet, fingerprint, open_source, resized, sizes
+from benchmarks import sources as sources_module
+from benchmarks.measure import synthetic as synthetic_module
+from benchmarks.measure.images import Repeated, Source, fingerprint
+from benchmarks.report.contact_sheet import contact_sheet, sizes
+from benchmarks.sources import open_source, resized
 from imgstore.errors import SourceError
 from imgstore.sources import cifar10 as cifar10_module
 
@@ -585,7 +588,7 @@ def test_the_images_of_earlier_runs_are_synthesized_still() -> None:
 
 @pytest.mark.parametrize("count", [9, 10, 11])
 def test_no_more_synthetic_images_are_held_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(images_module, "HELD_BYTES", 10 * 64 * 64 * 3)
+    monkeypatch.setattr(synthetic_module, "HELD_BYTES", 10 * 64 * 64 * 3)
     source = open_source(None, count, 64)
     assert len(source.images) == min(count, 10)
     assert len(source.take(count)[0]) == count
@@ -594,7 +597,7 @@ def test_no_more_synthetic_images_are_held_than_there_is_room_for(monkeypatch: p
 def test_a_sample_stands_for_a_folder_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in range(50):
         Image.new("L", (10, 10), value).save(tmp_path / f"{value:02d}.png")
-    monkeypatch.setattr(images_module, "HELD_BYTES", 1000)
+    monkeypatch.setattr(sources_module, "HELD_BYTES", 1000)
     source, again = open_source(tmp_path, 100), open_source(tmp_path, 100)
     values = [int(image[0, 0]) for image in source.images]
     assert len(values) == 10 and values == sorted(set(values)) != list(range(10))
@@ -607,7 +610,7 @@ def test_a_large_folder_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.Mo
     """Thousands of photographs need no more memory than what is held."""
     for value in range(40):
         Image.new("RGB", (500, 400), (value, 0, 0)).save(tmp_path / f"{value:02d}.png")
-    monkeypatch.setattr(images_module, "HELD_BYTES", 2_000_000)
+    monkeypatch.setattr(sources_module, "HELD_BYTES", 2_000_000)
     tracemalloc.start()
     try:
         open_source(tmp_path, 40)

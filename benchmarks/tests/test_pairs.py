@@ -11,8 +11,8 @@ from benchmarks import peers
 from benchmarks.measure import floor
 from benchmarks.measure.cell import Cell, Terms
 from benchmarks.measure.checks import WrongResultError
-from benchmarks.measure.images import open_source
 from benchmarks.measure.reading import ReadMany
+from benchmarks.sources import open_source
 from benchmarks.studies import pairs, prices
 from benchmarks.studies.pairs import Bench, Goal, Ratio, alternate, timed
 from imgstore import BACKENDS

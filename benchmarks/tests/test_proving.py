@@ -212,7 +212,7 @@ def test_the_command_says_how_to_go_on(
 
 
 def test_the_table_in_the_readme_is_that_of_the_runs_beside_it() -> None:
-    results = Path(proving.HARNESS, "results") / "proving.json"
+    results = Path(contest.HARNESS, "results") / "proving.json"
     shown = table(list(json.loads(results.read_text())["runs"].values()))
     readme = Path(imgstore.__file__).parents[1] / "README.md"
     assert "\n".join(itertools.takewhile(bool, shown)) in readme.read_text()

@@ -28,8 +28,8 @@ from PIL import Image
 
 import imgstore
 from benchmarks.measure.cell import SPARE_BYTES, Cell, Terms
-from benchmarks.measure.images import synthetic
 from benchmarks.measure.machine import disk_bytes
+from benchmarks.measure.synthetic import synthetic
 from benchmarks.report.conditions import RAM_DISKS, file_system
 from benchmarks.suite import cells
 from benchmarks.tests.everywhere import put

@@ -10,7 +10,7 @@ import pytest
 import imgstore
 from benchmarks.measure.cell import Cell, Terms
 from benchmarks.measure.checks import WrongResultError
-from benchmarks.measure.images import open_source
+from benchmarks.sources import open_source
 from benchmarks.studies import shards
 from imgstore import BACKENDS
 

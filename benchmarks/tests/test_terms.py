@@ -20,10 +20,12 @@ import pytest
 import xxhash
 
 from benchmarks.measure.cell import Terms
-from benchmarks.measure.images import Source, contact_sheet, synthetic
+from benchmarks.measure.images import Source
 from benchmarks.measure.machine import free_memory
+from benchmarks.measure.synthetic import synthetic
 from benchmarks.report import conditions as terms
 from benchmarks.report.conditions import file_system, forget_clock_speed, incomparable, missing_rows, recorded, shown
+from benchmarks.report.contact_sheet import contact_sheet
 
 FLOOR, LMDB, HDF5 = (f"benchmarks/test_read.py::test_read_one[10-{name}]" for name in ("floor", "lmdb", "hdf5"))
 
