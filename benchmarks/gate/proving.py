@@ -178,7 +178,11 @@ def loud(judged: Mapping[str, Any]) -> list[str]:
 
 
 def planted_trees(directory: str, kind: Kind, planted: Key) -> Trees:
-    """Two copies of the package and of what measures it, with what is planted in one side's module."""
+    """Two copies of the package and of what measures it, with what is planted in one side's module.
+
+    The contract gives the place: what measures a format calls the verbs by their names in the module that BACKENDS
+    holds, whoever defined them. So text at the module's end can wrap a verb, and can take its place.
+    """
     trees = Trees(os.path.join(directory, "new"), os.path.join(directory, "ref"))
     for tree in trees:
         for package in (os.path.dirname(imgstore.__file__), HARNESS):
