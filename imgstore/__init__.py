@@ -40,6 +40,11 @@ Errors are in `imgstore.errors`. `python -m imgstore` makes stores of folders, o
 """
 
 import os
+from importlib.util import find_spec
+
+if missing := [name for name in ("h5py", "lmdb", "numpy", "PIL", "xxhash") if not find_spec(name)]:
+    install = "pip install -r requirements.txt, or pip install ./imgstore"
+    raise ImportError(f"imgstore needs {', '.join(missing)}; to install all that it needs: {install}")
 
 from imgstore import shards
 from imgstore.core.files import Root
@@ -50,6 +55,7 @@ from imgstore.shards.manifest import is_sharded, read_manifest
 from imgstore.shards.reader import ShardedReader
 
 __all__ = ["BACKENDS", "Reader", "open_reader", "verify"]
+__version__ = "0.3.0"
 
 
 def open_reader(root: Root, *, verify: bool = True) -> Reader:

@@ -1,7 +1,9 @@
 """The suite's options."""
 
+import difflib
 import functools
 import os
+from collections.abc import Iterable
 
 import pytest
 
@@ -13,15 +15,25 @@ from benchmarks.measure.floor import FLOOR
 CACHES = ("warm", "cold")
 CUTOFFS = (10, 100, 1000, 10_000)
 LARGEST_CUTOFF = 100_000
+NEAR = 0.8  # of 1, for names that are alike
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    add_measuring_options(parser)
-    add_comparing_options(parser)
-    add_fault_options(parser)
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    groups = add_measuring_options(parser), add_comparing_options(parser), add_fault_options(parser)
+    ours = [name for group in groups for option in group.options for name in option.names()]
+    config: pytest.Config = pluginmanager.get_plugin("pytestconfig")  # type: ignore[assignment]
+    if meant := meant_by(config.invocation_params.args, ours):
+        parser.extra_info["did you mean"] = meant  # which pytest shows where it refuses what it was given
 
 
-def add_measuring_options(parser: pytest.Parser) -> None:
+def meant_by(arguments: Iterable[str | os.PathLike[str]], ours: list[str]) -> str:
+    """The options of ours that are nearest to what looks like one of them mistyped."""
+    given = [str(argument).partition("=")[0] for argument in arguments]
+    mistyped = [name for name in given if name.startswith("--") and name not in ours]
+    return ", ".join(nearest for name in mistyped for nearest in difflib.get_close_matches(name, ours, 1, NEAR))
+
+
+def add_measuring_options(parser: pytest.Parser) -> pytest.OptionGroup:
     group = parser.getgroup("imgstore", "imgstore: what is measured (write options with a path as --name=PATH)")
     group.addoption(
         "--images",
@@ -89,9 +101,10 @@ def add_measuring_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--no-durable", action="store_true", help="store without waiting for the disk")
     group.addoption("--no-verify", action="store_true", help="read without checking checksums")
+    return group
 
 
-def add_comparing_options(parser: pytest.Parser) -> None:
+def add_comparing_options(parser: pytest.Parser) -> pytest.OptionGroup:
     against = parser.getgroup("against", "imgstore: compare with another commit")
     against.addoption(
         "--against",
@@ -114,12 +127,14 @@ def add_comparing_options(parser: pytest.Parser) -> None:
         default=[],
         help="also write the verdicts to a file, .md or .json; may be given several times",
     )
+    return against
 
 
-def add_fault_options(parser: pytest.Parser) -> None:
+def add_fault_options(parser: pytest.Parser) -> pytest.OptionGroup:
     faults = parser.getgroup("faults", "imgstore: the fault tests of `pytest imgstore/tests/faults`")
     faults.addoption("--long", action="store_true", help="try each fault as often as the README's table says")
     faults.addoption("--fault-seed", type=int, default=0, help="what the faults are drawn from; default: 0")
+    return faults
 
 
 def parsed_cutoffs(text: str) -> tuple[int, ...]:

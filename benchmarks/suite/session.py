@@ -1,7 +1,9 @@
 """What is refused before anything is measured, and what the run says of itself first."""
 
+import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +27,11 @@ from benchmarks.suite.options import CUTOFFS
 from benchmarks.suite.progress import CellProgress
 from benchmarks.suite.reporting import prepare_report
 from imgstore.errors import printable
+from imgstore.sources.account import EXPECTED
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    must_be_measured_with(config)
     store_directory(config)
     prepare_report(config)
     against = config.getoption("--against")
@@ -39,6 +43,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, interrupted)
+
+
+def must_be_measured_with(config: pytest.Config) -> None:
+    """Raise UsageError where images are given that are not there, or to tests, which take none."""
+    images = config.getoption("--images")
+    if images is None:
+        return
+    if all("tests" in Path(argument.partition("::")[0]).parts for argument in config.args):
+        message = f"the tests take no images; to measure with them: pytest benchmarks --images={images}"
+        raise pytest.UsageError(printable(f"--images: {message}"))
+    if not os.path.exists(images):
+        raise pytest.UsageError(printable(f"--images: {images}: there is no such file or folder; {EXPECTED}"))
 
 
 def interrupted(number: int, frame: Any) -> None:

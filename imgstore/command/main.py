@@ -16,7 +16,8 @@ from imgstore.command.progress import START_OF_LINE
 from imgstore.command.tell import run_info, run_verify
 from imgstore.errors import ImgstoreError, InvalidArgumentError, StoreNotFoundError, printable, reason_of
 
-PROGRAM = "python -m imgstore"
+PROGRAM = "imgstore" if os.path.basename(sys.argv[0]) == "imgstore" else "python -m imgstore"  # as it was called
+READER_GONE = 141  # as a shell tells of a program that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +36,7 @@ def path(text: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     parsed = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parsed.add_argument("--version", action="version", version=f"imgstore {imgstore.__version__}")
     commands = parsed.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("convert", help="store a folder of images, CIFAR-10 or another store as DEST")
     command.set_defaults(run=run_convert)
@@ -93,6 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text; as of itself on stderr
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if error.filename:
+            return ended(1, f"{error.filename}: {reason_of(error)}")
+        leave_standard_output()
+        return READER_GONE
     except KeyboardInterrupt:
         return ended(130, "stopped")
     except (InvalidArgumentError, StoreNotFoundError) as error:
@@ -104,6 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return ended(1, f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error))
     return 0
+
+
+def leave_standard_output() -> None:
+    """Have nothing left to write to a reader that is gone, such as `head`: Python would complain at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def ended(status: int, message: str) -> int:

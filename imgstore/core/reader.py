@@ -4,7 +4,7 @@ import itertools
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -117,10 +117,23 @@ class Reader(Sequence[Pair]):
     def __len__(self) -> int:
         return self._open().count + len(self._added)
 
-    def __getitem__(self, position: int) -> Pair:  # type: ignore[override]  # no slices
+    @overload  # type: ignore[override]  # a slice gives arrays, as in NumPy, and no sequence of pairs
+    def __getitem__(self, position: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, position: slice | list[int] | Labels) -> tuple[Array | list[Array], Labels]: ...
+
+    def __getitem__(self, position: Any) -> Any:
+        """The pair at a position; of a slice, a list or an array of positions `(images, labels)` as `read_many` does.
+
+        Positions count as in NumPy: negative ones from the end. Raises IndexError beyond the end, and
+        InvalidArgumentError for anything else than integers, such as a boolean mask.
+        """
         many = self._many
         if many and type(position) is int and 0 <= position < many.count and not self._replaced:  # as most are
             return many.read(position)
+        if isinstance(position, slice | list) or (isinstance(position, np.ndarray) and position.ndim):
+            return self._read_these(self._open(), self._ids_at(position))
         return self._read(self._open(), position)
 
     def __getitems__(self, positions: Iterable[int]) -> list[Pair]:
@@ -131,6 +144,18 @@ class Reader(Sequence[Pair]):
         many = self._open()
         images, labels = self.read_many([self._id_at(many, position) for position in positions])
         return list(zip(images, labels.tolist(), strict=True))
+
+    def __repr__(self) -> str:
+        many, at = self._many, f"{type(self).__name__} of {self.generation.root}"
+        if many is None:
+            return f"<{at}, closed>"
+        shown = [f"{len(self):,} images"]
+        if many.count:
+            shape, dtype = many.form or ((), None)
+            shown.append(f"{'x'.join(map(str, shape))} {dtype}" if dtype else "several shapes or dtypes")
+        if self._singles.size:
+            shown.append(f"{self._singles.size:,} stored singly")
+        return f"<{at}: {self.generation.backend}, {', '.join(shown)}>"
 
     def __enter__(self) -> Self:
         self._open()
@@ -162,6 +187,16 @@ class Reader(Sequence[Pair]):
             raise IndexError(f"position {index} is not in a reader of {length} images")
         index %= length
         return index if index < many.count else int(self._added[index - many.count])
+
+    def _ids_at(self, positions: slice | list[int] | Labels) -> Labels:
+        length = len(self)
+        if isinstance(positions, slice):
+            indices = np.arange(*positions.indices(length))
+        else:
+            indices = checked_integers(positions, "positions")
+        for index in indices[(indices < -length) | (indices >= length)].tolist():
+            raise IndexError(f"position {index} is not in a reader of {length} images")
+        return self.ids[indices]
 
     def _read_single(self, image_id: int) -> Pair:
         return self._backend.checked_single(self.generation, image_id, self._verify).read(image_id)

@@ -700,3 +700,27 @@ def test_ctrl_c_ends_with_130_and_leaves_dest_as_it_was(photos: Path, dest: Path
         _, errors = process.communicate(timeout=A_MINUTE)
     assert (process.returncode, errors) == (130, "python -m imgstore: stopped\n")
     assert held(dest) == before and len(list(dest.glob("imgstore-*"))) == 1
+
+
+@pytest.mark.parametrize("arguments", ["info {dest}", "verify {dest}", "convert {photos} {dest}-2 --backend=disk"])
+def test_a_reader_that_leaves_gets_no_complaint(photos: Path, dest: Path, arguments: str) -> None:
+    imgstore.disk.store_many(dest, pixels(1, (2, 4, 4), BYTE), [0, 1])
+    receiving, sending = os.pipe()
+    os.close(receiving)
+    given = arguments.format(dest=dest, photos=photos).split()
+    done = subprocess.run(
+        [sys.executable, "-m", "imgstore", *given],
+        cwd=Path(__file__).parents[2],
+        stdout=sending,
+        stderr=subprocess.PIPE,
+        timeout=A_MINUTE,
+        check=False,
+    )
+    os.close(sending)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(["--version"])
+    assert capsys.readouterr().out == f"imgstore {imgstore.__version__}\n"
