@@ -702,8 +702,9 @@ def test_ctrl_c_ends_with_130_and_leaves_dest_as_it_was(photos: Path, dest: Path
     assert held(dest) == before and len(list(dest.glob("imgstore-*"))) == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", ["info {dest}", "verify {dest}", "convert {photos} {dest}-2 --backend=disk"])
-def test_a_reader_that_leaves_gets_no_complaint(photos: Path, dest: Path, arguments: str) -> None:
+def test_a_reader_that_leaves_gets_no_complaint(photos: Path, dest: Path, arguments: str, unbuffered: str) -> None:
     imgstore.disk.store_many(dest, pixels(1, (2, 4, 4), BYTE), [0, 1])
     receiving, sending = os.pipe()
     os.close(receiving)
@@ -711,6 +712,7 @@ def test_a_reader_that_leaves_gets_no_complaint(photos: Path, dest: Path, argume
     done = subprocess.run(
         [sys.executable, "-m", "imgstore", *given],
         cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         stdout=sending,
         stderr=subprocess.PIPE,
         timeout=A_MINUTE,
