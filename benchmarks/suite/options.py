@@ -132,7 +132,11 @@ def add_comparing_options(parser: pytest.Parser) -> pytest.OptionGroup:
 
 def add_fault_options(parser: pytest.Parser) -> pytest.OptionGroup:
     faults = parser.getgroup("faults", "imgstore: the fault tests of `pytest imgstore/tests/faults`")
-    faults.addoption("--long", action="store_true", help="try each fault as often as the README's table says")
+    faults.addoption(
+        "--long",
+        action="store_true",
+        help="try each fault often, as imgstore/tests/faults/README.md shows",
+    )
     faults.addoption("--fault-seed", type=int, default=0, help="what the faults are drawn from; default: 0")
     return faults
 

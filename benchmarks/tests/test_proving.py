@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import imgstore
 from benchmarks.gate import __main__, contest, proving, verdicts
 from benchmarks.gate.contest import NEW, REF, Key
 from benchmarks.gate.proving import CELLS, KINDS, Kind, busy, one_after_the_other, planted_trees, prove, run, table
@@ -211,11 +210,11 @@ def test_the_command_says_how_to_go_on(
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
 
 
-def test_the_table_in_the_readme_is_that_of_the_runs_beside_it() -> None:
+def test_the_table_in_the_results_is_that_of_the_runs_beside_it() -> None:
     results = Path(contest.HARNESS, "results") / "proving.json"
     shown = table(list(json.loads(results.read_text())["runs"].values()))
-    readme = Path(imgstore.__file__).parents[1] / "README.md"
-    assert "\n".join(itertools.takewhile(bool, shown)) in readme.read_text()
+    document = Path(contest.HARNESS, "RESULTS.md")
+    assert "\n".join(itertools.takewhile(bool, shown)) in document.read_text()
 
 
 @pytest.mark.parametrize("load", ["", "random", "one side"])

@@ -17,7 +17,7 @@ from imgstore.tests.strategies import Array, Stored
 Record = tuple[tuple[int, ...], str, bytes, int]
 
 A_MINUTE = 60
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 def record(image: Array, label: int) -> Record:
@@ -50,9 +50,9 @@ def files(root: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
-def python_of_the_readme() -> list[str]:
-    """Its blocks of Python, in order."""
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def blocks_of(document: str, language: str) -> list[str]:
+    """The blocks of code of a document, such as "imgstore/README.md", in order."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
 def current(root: Path) -> list[str]:

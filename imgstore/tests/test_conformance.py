@@ -25,10 +25,10 @@ from imgstore.errors import ImgstoreError, ReaderClosedError, StoreBusyError, St
 from imgstore.tests.checks import (
     A_MINUTE,
     Record,
+    blocks_of,
     current,
     fill,
     in_child,
-    python_of_the_readme,
     read_back,
     record,
     records,
@@ -52,7 +52,7 @@ VERBS: dict[str, str] = dict(re.findall(r"^    (\w+)(\(.*?\))  ", imgstore.__doc
 def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(python_of_the_readme()[0], names)
+    exec(blocks_of("README.md", "python")[0], names)
     assert names["label"] == -1 and names["labels"].tolist() == [7, 7, -1] and names["batch"].shape == (3, 32, 32, 3)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import imgstore
 from imgstore import shards
-from imgstore.tests.checks import python_of_the_readme, record, records
+from imgstore.tests.checks import blocks_of, record, records
 from imgstore.tests.strategies import pixels
 
 COUNT, BATCH, WORKERS, EPOCHS = 70, 16, 2, 2
@@ -73,7 +73,7 @@ def test_the_readme(backend: ModuleType, tmp_path: Path, torch: Any, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.utils.data, "DataLoader", partial(torch.utils.data.DataLoader, **FORKED))
     names: dict[str, Any] = {}
-    _, one_size, many_sizes, *_ = python_of_the_readme()
+    one_size, many_sizes, *_ = blocks_of("imgstore/README.md", "python")
     backend.store_many("photos", IMAGES, LABELS, durable=False)
     exec(one_size, names)
     assert read([(names["images"], names["labels"])]) == records(IMAGES, LABELS)

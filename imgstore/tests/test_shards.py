@@ -36,7 +36,7 @@ from imgstore.errors import (
 )
 from imgstore.shards import reader as _shards
 from imgstore.shards import storing
-from imgstore.tests.checks import current, files, in_child, python_of_the_readme, read_back, record, records, refused
+from imgstore.tests.checks import blocks_of, current, files, in_child, read_back, record, records, refused
 from imgstore.tests.strategies import Array, pixels
 
 BYTE = np.dtype(np.uint8)
@@ -146,7 +146,7 @@ def test_each_shard_is_a_store_by_itself(backend: ModuleType, made: Path) -> Non
 
 def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(python_of_the_readme()[-1], {"__name__": "__main__"})
+    exec(blocks_of("imgstore/README.md", "python")[2], {"__name__": "__main__"})
     with imgstore.open_reader("many") as reader:
         images, labels = reader.read_many([0, 9999])
         assert len(reader) == 10_000 and images[1][0, 0, 0] == 9999 % 256 and labels.tolist() == [0, 9999]
