@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
-from h5py._objects import phil
+from h5py._objects import phil, with_phil
 
 from imgstore._hdf5.structure import metadata_checksum, structure
 from imgstore.core.blocks import Array, Block, Form, Labels, form_of, image_bytes
@@ -69,10 +69,15 @@ def _in_hdf5(call: Callable[..., _T], *arguments: object) -> _T:
     Raises ReaderClosedError in another thread than the main one where the process is ending: HDF5 has ended by then,
     and crashes, and a thread that were stopped in h5py would keep its lock.
     """
-    with phil:
-        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
-            raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
-        return call(*arguments)
+    found: _T = _locked(call, *arguments)
+    return found
+
+
+@with_phil  # type: ignore[untyped-decorator]  # which gives the lock back, whatever a signal handler raises
+def _locked(call: Callable[..., _T], *arguments: object) -> _T:
+    if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+        raise ReaderClosedError("the process is ending, and only its main thread may go on to read and store")
+    return call(*arguments)
 
 
 class _Hdf5(Backend):

@@ -80,7 +80,7 @@ def store_rate(cell: Cell, root: str, client: Any = None, plain: bool = False) -
         if plain:
             with imgstore.open_reader(cell.stored) as reader:
                 backend, lock = BACKENDS[cell.name].BACKEND, functools.partial(writing, root)
-                convert(reader, reader.ids, root, backend, False, lambda pairs, _: pairs, lock)
+                convert(reader, len(reader), np.empty(0, np.int64), root, backend, False, lambda pairs, _: pairs, lock)
         else:
             shards.store(root, parts(cell.stored, STORED_SHARDS), backend=cell.name, client=client)
         best = min(best, time.monotonic() - start)

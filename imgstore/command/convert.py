@@ -5,6 +5,7 @@ import contextlib
 import errno
 import functools
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ import imgstore
 from imgstore import shards
 from imgstore.command.cluster import connected
 from imgstore.command.progress import shown
+from imgstore.core.blocks import Labels
 from imgstore.core.compared import Lock, convert, must_be_free, must_be_usable
 from imgstore.core.generations import is_store
 from imgstore.core.writing import writing
@@ -25,6 +27,7 @@ from imgstore.errors import (
     UnsupportedImageError,
     printable,
 )
+from imgstore.shards.manifest import MOST_SHARDS
 from imgstore.shards.reader import ShardedReader
 from imgstore.shards.storing import must_be_free as shards_must_be_free
 from imgstore.sources import (
@@ -58,11 +61,18 @@ def run_convert(options: argparse.Namespace) -> None:
 
 def store(options: argparse.Namespace, lock: Lock) -> None:
     source = opened(options, options.source)
-    ids = source.ids if isinstance(source, imgstore.Reader) else np.arange(len(source))
-    backend, show = imgstore.BACKENDS[options.backend].BACKEND, functools.partial(shown, total=len(ids))
+    backend, show = imgstore.BACKENDS[options.backend].BACKEND, functools.partial(shown, total=len(source))
     with named(source, options.source):
-        convert(source, ids, options.dest, backend, options.replace, show, lock)
-    conclude(source, f"{options.dest}: {len(ids):,} images, stored and read back")
+        convert(source, *without_and_behind_a_gap(source), options.dest, backend, options.replace, show, lock)
+    conclude(source, f"{options.dest}: {len(source):,} images, stored and read back")
+
+
+def without_and_behind_a_gap(source: Source) -> tuple[int, Labels]:
+    """How many ids from 0 on there are, and those behind a gap. The source may claim more ids than memory holds."""
+    if not isinstance(source, imgstore.Reader):
+        return len(source), np.empty(0, np.int64)
+    many = bisect_left(range(len(source)), True, key=lambda position: source.id_at(position) > position)
+    return many, np.array([source.id_at(position) for position in range(many, len(source))], np.int64)
 
 
 def conclude(source: Source, last: str, counted: bool = True) -> None:
@@ -86,6 +96,9 @@ def run_convert_to_shards(options: argparse.Namespace) -> None:
     size = options.shard_images
     with connected(options.scheduler) as client:
         source = opened_whole(options)
+        if len(source) > size * MOST_SHARDS:
+            message = f"{size} makes more than {MOST_SHARDS} shards of {len(source):,} images; give a larger number"
+            raise InvalidArgumentError("--shard-images", message)
         parts = [part_of(source, range(len(source))[first : first + size]) for first in range(0, len(source), size)]
         with named(source, options.source, size, client is not None):
             shards.store(
@@ -106,7 +119,7 @@ def opened_whole(options: argparse.Namespace) -> Source:
     source = opened(options, os.path.abspath(options.source))
     if isinstance(source, ShardedReader):  # which has no gaps, and may have more ids than memory holds
         return source
-    if isinstance(source, imgstore.Reader) and len(source) and source.ids[-1] != len(source) - 1:
+    if isinstance(source, imgstore.Reader) and len(source) and source.id_at(-1) != len(source) - 1:
         message = f"there are gaps in the ids of {options.source}, which shards do not keep"
         raise InvalidArgumentError("--shard-images", message)
     return source

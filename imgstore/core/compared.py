@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -26,34 +26,40 @@ Show = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 def convert(
-    pairs: Iterable[Pair], ids: Labels, root: str, backend: Backend, replace: bool, show: Show, lock: Lock
+    pairs: Iterable[Pair],
+    many: int,
+    behind: Labels,
+    root: str,
+    backend: Backend,
+    replace: bool,
+    show: Show,
+    lock: Lock,
 ) -> None:
-    """Make the store at `root` hold these pairs under these ids, which ascend: all or nothing.
+    """Make the store at `root` hold these pairs, `many` under ids from 0 on, the rest under `behind`: all or nothing.
 
-    Ids from 0 on without a gap are stored as the many, the rest singly. What was written is read back and compared,
-    see `compared_writer`, before it takes the place of a store at `root`, of which `must_be_free` was asked before.
+    Those behind are stored singly. What was written is read back and compared, see `compared_writer`, before it takes
+    the place of a store at `root`, of which `must_be_free` was asked before.
     `lock`: makes and holds `root` once the first images are drawn, or does nothing where the caller holds it, as it
     must where they come from there.
 
     Raises InvalidArgumentError where there is a store at `root` meanwhile, and not `replace`; CorruptStoreError where
     other images are read back; and what `store_many` raises.
     """
-    write = compared_writer(pairs, ids, backend, show)
+    write = compared_writer(pairs, many, behind, backend, show)
     with lock():
         must_be_free(root, replace)  # again: now nobody else can make a store there
         replace_generation(root, backend.name, True, write)
 
 
 def compared_writer(
-    pairs: Iterable[Pair], ids: Labels | None, backend: Backend, show: Show
+    pairs: Iterable[Pair], many: int | None, behind: Labels, backend: Backend, show: Show
 ) -> Callable[[str], dict[str, Any]]:
     """As `Backend.writer`; what was written is read back and compared with a checksum of what was given.
 
-    `ids`: None for so many from 0 on as there are pairs. `show`: told of all pairs as they are stored and as they are
-    read back.
+    `many`: None for as many as there are pairs, with nothing behind. `show`: told of all pairs as they are stored
+    and as they are read back.
     """
-    given = _Given(show(pairs, "storing"), ids)
-    many = None if ids is None else int(np.count_nonzero(ids == np.arange(len(ids))))
+    given = _Given(show(pairs, "storing"), many, behind)
     images = iter(given)
     write_many = backend.writer(itertools.islice(images, many), given.labels_of(many), owned=True)
 
@@ -61,7 +67,7 @@ def compared_writer(
         description = write_many(generation)
         # the images first, so that one more is asked for when all are stored: see `_Given`
         for image, row in zip(images, itertools.count(many or 0)):
-            backend.write_singly(generation, block_of_one(image, given.ids[row], given.labels[row], backend.refusal))
+            backend.write_singly(generation, block_of_one(image, given.id_at(row), given.labels[row], backend.refusal))
         folder, name = os.path.split(generation)
         written = Generation(folder, backend.name, name, False, "", description)
         given.must_equal(generation, show(_checksums_of(backend, written), "comparing"))
@@ -125,13 +131,13 @@ class _Given:
     So who draws checks an image before anything is done with it.
     """
 
-    def __init__(self, pairs: Iterable[Pair], ids: Labels | None) -> None:
-        self.pairs, self.ended = pairs, False
-        self.ids: Sequence[int] = range(sys.maxsize) if ids is None else ids.tolist()
+    def __init__(self, pairs: Iterable[Pair], many: int | None, behind: Labels) -> None:
+        self.pairs, self.many, self.behind, self.ended = pairs, many, behind, False
         self.labels, self.checksums = array("q"), array("Q")
 
     def __iter__(self) -> Iterator[Array]:
-        for image_id, (image, label) in zip(self.ids, self.pairs, strict=isinstance(self.ids, list)):
+        ids = itertools.count() if self.many is None else itertools.chain(range(self.many), map(int, self.behind))
+        for image_id, (image, label) in zip(ids, self.pairs, strict=self.many is not None):
             self.labels.append(checked_integer(label, "label"))
             if isinstance(image, np.ndarray) and image.dtype.kind == "b":
                 image = image.view(np.uint8) != 0  # one byte for True, as every format gives it back
@@ -139,6 +145,9 @@ class _Given:
             pixels = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
             self.checksums.append(image_checksum(pixels, image_id, self.labels[-1]))
         self.ended = True
+
+    def id_at(self, row: int) -> int:
+        return row if self.many is None or row < self.many else int(self.behind[row - self.many])
 
     def labels_of(self, count: int | None) -> Labels:
         """The labels of the first `count`, or of all, that can be asked for when their images were drawn."""
@@ -149,7 +158,7 @@ class _Given:
         compared = itertools.zip_longest(checksums, self.checksums)
         for row, (now, then) in enumerate(compared):
             if now != then:
-                raise CorruptStoreError(path, "what is read back is not what was given to store", self.ids[row])
+                raise CorruptStoreError(path, "what is read back is not what was given to store", self.id_at(row))
 
 
 class _Labels:

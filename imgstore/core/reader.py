@@ -180,6 +180,10 @@ class Reader(Sequence[Pair]):
             return self._read_single(image_id)
         return many.read(image_id)
 
+    def id_at(self, position: int) -> int:
+        """The id at a position, without a list of all. Raises IndexError."""
+        return self._id_at(self._open(), position)
+
     def _id_at(self, many: Many, position: int) -> int:
         index = operator.index(position)
         length = many.count + len(self._added)

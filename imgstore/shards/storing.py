@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from typing import Any
 
+import numpy as np
+
 from imgstore.core.checksums import checksum
 from imgstore.core.compared import compared_writer, must_be_new
 from imgstore.core.files import Root, read_file
@@ -137,7 +139,7 @@ def _store_shard(root: str, plan: str, number: int, partition: Partition, backen
         if whole := _stored_before(path, told):
             return whole
         pairs = partition() if callable(partition) else partition
-        write = compared_writer(pairs, None, BACKENDS[backend].BACKEND, lambda pairs, _: pairs)
+        write = compared_writer(pairs, None, np.empty(0, np.int64), BACKENDS[backend].BACKEND, lambda pairs, _: pairs)
 
         def write_planned(generation: str) -> dict[str, Any]:
             description = write(generation)

@@ -379,7 +379,7 @@ def test_images_that_cannot_be_read_are_not_kept(tmp_path: Path, what: str) -> N
     }
     script = f"""
 import resource, sys
-from benchmarks.measure import images
+from benchmarks import sources as images
 from imgstore.command import main as __main__
 skip = ["--skip-unreadable"]
 import imgstore.sources, PIL.JpegImagePlugin, PIL.Image

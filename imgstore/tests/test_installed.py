@@ -40,7 +40,7 @@ def run(command: list[str | Path], **options: object) -> str:
 
 @pytest.mark.parametrize("how", HOW)
 def test_installed(how: str, copy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    pytest.importorskip("setuptools", reason="builds the package; without it pip needs the network")
+    pytest.importorskip("setuptools", "70.1", reason="builds the package; without it pip needs the network")
     place = tmp_path_factory.mktemp("elsewhere") / "venv"
     venv.create(place, system_site_packages=False, with_pip=True)
     (place / f"lib/python3.{sys.version_info.minor}/site-packages/others.pth").write_text("\n".join(others()))

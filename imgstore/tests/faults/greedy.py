@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import io
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -90,7 +89,7 @@ def verify(root: Path) -> int:
 def command(*arguments: Any) -> None:
     """What `python -m imgstore` does; what it says is not kept."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        status = __main__.main([os.fspath(argument) for argument in arguments])
+        status = __main__.main([str(argument) for argument in arguments])
     if status:
         raise RuntimeError(said.getvalue().strip().splitlines()[-1])
 
@@ -102,6 +101,11 @@ def info(root: Path) -> int:
 
 def convert(root: Path) -> int:
     command("convert", root, root.with_name("converted"), "--backend", "hdf5")
+    return 0
+
+
+def convert_to_shards(root: Path) -> int:
+    command("convert", root, root.with_name("in shards"), "--backend", "hdf5", "--shard-images", 1)
     return 0
 
 

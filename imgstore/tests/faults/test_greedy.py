@@ -230,6 +230,15 @@ def test_shards_that_are_not_there(sharded: Path) -> None:
     assert not costs(sharded, IMAGES[0].nbytes, honest=10)
 
 
+@pytest.mark.parametrize("claimed", [10**8, 2**62])
+def test_a_shard_that_claims_many_images(claimed: int, sharded: Path) -> None:
+    first, second = (sharded / "SHARDS").read_text().splitlines()[1:3]
+    name, _, rest = second.split(" ", 2)
+    manifest([first, f"{name} {claimed} {rest}"], sharded)
+    verbs = dict(greedy.VERBS) | {"convert to shards": greedy.convert_to_shards}
+    assert not costs(sharded, IMAGES[0].nbytes, verbs=verbs)
+
+
 def test_a_list_of_shards_that_is_a_hole(sharded: Path) -> None:
     os.truncate(sharded / "SHARDS", 1 << 30)
     assert not costs(sharded, IMAGES[0].nbytes)
