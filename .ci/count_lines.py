@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "imgstore"
 CORE = ["__init__.py", "errors.py", "formats.py", "disk.py", "lmdb.py", "hdf5.py", "core", "_disk", "_lmdb", "_hdf5"]
 NOTHING = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-MOST_CORE, MOST = 2400, 3900
+MOST_CORE, MOST = 2450, 3950
 
 
 def code_lines(path: Path) -> int:
